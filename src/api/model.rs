@@ -1,0 +1,187 @@
+//! The rows of the source as the mirror keeps them. Field names are the API's [S]; only `user` is
+//! `user_id` and a message's `conversation` is `conversation_id`, as in the mirror's columns.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, Utc};
+
+/// What is mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stream {
+    Messages,
+    Conversations,
+    Contacts,
+}
+
+impl Stream {
+    pub const ALL: [Self; 3] = [Self::Messages, Self::Conversations, Self::Contacts];
+
+    /// The name used in configuration, SQL, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Conversations => "conversations",
+            Self::Contacts => "contacts",
+        }
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Stream {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|stream| stream.name() == name)
+            .ok_or_else(|| format!("unknown stream {name:?}: one of messages, conversations, contacts"))
+    }
+}
+
+/// The field that places a row on a time line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TimeField {
+    /// A message's creation.
+    Date,
+    /// A row's last change.
+    Updated,
+}
+
+/// JSON text that PostgreSQL's `jsonb` accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json(pub String);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    pub id: i64,
+    pub conversation_id: Option<i64>,
+    pub author: Option<String>,
+    pub broadcast_id: Option<i64>,
+    pub custom: Option<Json>,
+    pub date: Option<DateTime<Utc>>,
+    pub flagged: Option<bool>,
+    pub link_url: Option<String>,
+    pub local_id: Option<String>,
+    pub media: Option<String>,
+    pub phone: Option<String>,
+    pub status: Option<String>,
+    pub super_: Option<i64>,
+    pub support: Option<bool>,
+    pub target: Option<String>,
+    pub text: Option<String>,
+    pub type_: Option<String>,
+    pub updated: Option<DateTime<Utc>>,
+    pub user_id: Option<i64>,
+    /// Unknown fields, and raw values of known fields that could not be read.
+    pub extra: Option<Json>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    pub id: i64,
+    pub assigned: Option<i64>,
+    pub blocked: Option<bool>,
+    pub channel: Option<String>,
+    pub created: Option<DateTime<Utc>>,
+    pub creator: Option<i64>,
+    pub email_noti: Option<bool>,
+    pub inbox: Option<i64>,
+    pub last_inbound: Option<i64>,
+    pub local_id: Option<String>,
+    pub muted: Option<bool>,
+    pub name: Option<String>,
+    pub noreply: Option<String>,
+    pub op: Option<String>,
+    pub read: Option<i64>,
+    pub replied: Option<bool>,
+    pub snooze_till: Option<DateTime<Utc>>,
+    pub status: Option<String>,
+    pub super_: Option<i64>,
+    pub support: Option<bool>,
+    pub target: Option<String>,
+    pub type_: Option<String>,
+    pub updated: Option<DateTime<Utc>>,
+    /// One entry per member id; of an id listed twice, the later one.
+    pub members: Vec<Member>,
+    pub extra: Option<Json>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    pub id: i64,
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contact {
+    pub id: i64,
+    pub avatar: Option<String>,
+    pub created: Option<DateTime<Utc>>,
+    pub creator_id: Option<i64>,
+    pub custom: Option<Json>,
+    pub display_name: Option<String>,
+    pub email: Option<String>,
+    pub external_id: Option<String>,
+    pub external_ref: Option<String>,
+    pub first: Option<String>,
+    pub inbox_id: Option<i64>,
+    pub last: Option<String>,
+    pub op: Option<String>,
+    pub parent_id: Option<i64>,
+    pub phone: Option<String>,
+    pub rev: Option<i64>,
+    pub shared: Option<bool>,
+    pub team_id: Option<i64>,
+    pub type_: Option<String>,
+    pub updated: Option<DateTime<Utc>>,
+    pub assigned_user_id: Option<i64>,
+    pub tags: Option<Json>,
+    pub is_opted_out: Option<bool>,
+    /// One entry per note id; of an id listed twice, the later one.
+    pub notes: Vec<Note>,
+    pub extra: Option<Json>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    pub id: String,
+    pub date: Option<DateTime<Utc>>,
+    pub name: Option<String>,
+    pub text: Option<String>,
+    pub user_id: Option<i64>,
+}
+
+/// A row, or a part of one, that could not be read, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    pub stream: Stream,
+    /// The row's id as text, where it is known.
+    pub source_id: Option<String>,
+    /// The row landed, without the fields that `reason` names.
+    pub partial: bool,
+    /// Which fields could not be read and why; never holds a value of the row.
+    pub reason: String,
+    /// The row's bytes as they came.
+    pub payload: Vec<u8>,
+}
+
+/// What one page brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    pub messages: Vec<Message>,
+    /// Rows of the conversations endpoints.
+    pub conversations: Vec<Conversation>,
+    /// Conversations embedded in messages; they never overwrite an equal version.
+    pub embedded: Vec<Conversation>,
+    pub contacts: Vec<Contact>,
+    pub rejects: Vec<Reject>,
+    /// `(time, id)` of each row that could be placed on the page's time line, in the page's order.
+    pub placed: Vec<(DateTime<Utc>, i64)>,
+    /// How many elements the page's array had, readable or not.
+    pub elements: usize,
+}

@@ -1,0 +1,117 @@
+//! The settings tree: where values come from, what they may be, and the secrets among them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use reqwest::Url;
+use secrecy::SecretString;
+
+use crate::api::model::Stream;
+
+/// Everything that can be set; contract: `config/default.toml` documents every key.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub api: Api,
+    pub database: Database,
+    pub sync: Sync,
+    pub streams: Streams,
+    pub embedded: Embedded,
+    pub http: Http,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub base_url: Url,
+    /// `None` where no credential is set: fine for verbs that don't call the API.
+    pub credentials: Option<Credentials>,
+    pub page_size: u32,
+    /// Our share of the key's quota, in requests in any 60 seconds; 1 to 10,000,000.
+    pub requests_per_minute: u32,
+    pub timeout: Duration,
+    pub max_in_flight: usize,
+    /// Bytes of a response body, after decompression.
+    pub max_body: u64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    Secret { id: SecretSource, key: SecretSource },
+    /// The legacy team key, sent as a plain bearer token [V].
+    TeamKey(SecretSource),
+}
+
+/// A secret, or the file that holds it (read again when it changes).
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    Value(SecretString),
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// `None`: the embedded PostgreSQL.
+    pub url: Option<SecretString>,
+    pub max_connections: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Sync {
+    pub settle_margin: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Streams {
+    pub messages: StreamSettings,
+    pub conversations: StreamSettings,
+    pub contacts: StreamSettings,
+}
+
+impl Streams {
+    pub fn of(&self, stream: Stream) -> &StreamSettings {
+        match stream {
+            Stream::Messages => &self.messages,
+            Stream::Conversations => &self.conversations,
+            Stream::Contacts => &self.contacts,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    pub enabled: bool,
+    pub interval: Duration,
+    /// `None`: everything.
+    pub history_start: Option<chrono::DateTime<chrono::Utc>>,
+    pub recheck: Vec<Recheck>,
+}
+
+/// Rows of the last `window` are read again every `every`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recheck {
+    pub window: Duration,
+    pub every: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    pub data_dir: Option<PathBuf>,
+    pub bin_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+}

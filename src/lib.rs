@@ -1,0 +1,18 @@
+//! heymarket-sync mirrors a Heymarket team's messages, conversations and
+//! contacts into PostgreSQL and keeps them current.
+//!
+//! `ARCHITECTURE.md` tells the one idea (monotone facts), the way of a page
+//! through the modules, and which module may know which.
+
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod embedded;
+pub mod http;
+pub mod interval;
+pub mod sandbox;
+pub mod store;
+pub mod sync;
+pub mod telemetry;
