@@ -1,0 +1,233 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// One way to read the documentation.
+#[derive(Clone, Debug)]
+struct Reading {
+    inclusive: bool,
+    /// Microseconds to which the cursor is cut.
+    cut: i64,
+    cap: usize,
+    heeds_limit: bool,
+    heeds_page: bool,
+    page_base: u32,
+}
+
+const EXACT: Reading =
+    Reading { inclusive: false, cut: 1, cap: 1_000, heeds_limit: true, heeds_page: true, page_base: 1 };
+
+fn at(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(1_700_000_000_000_000 + micros).unwrap()
+}
+
+impl Reading {
+    fn answer(&self, rows: &[Place], ask: &Ask) -> Vec<Place> {
+        let limit = if self.heeds_limit { (ask.limit as usize).min(self.cap) } else { self.cap };
+        let cursor = ask.cursor.map(|cursor| cursor.timestamp_micros().div_euclid(self.cut) * self.cut);
+        let visible = rows.iter().filter(|row| match cursor {
+            None => true,
+            Some(cursor) if self.inclusive => row.0.timestamp_micros() <= cursor,
+            Some(cursor) => row.0.timestamp_micros() < cursor,
+        });
+        let page = match ask.page {
+            Some(page) if self.heeds_page => page.saturating_sub(self.page_base) as usize,
+            _ => 0,
+        };
+        visible.skip(page * limit).take(limit).copied().collect()
+    }
+}
+
+struct Walked {
+    seen: BTreeSet<Place>,
+    proven: Vec<Interval>,
+    holes: Vec<(Interval, Obstacle)>,
+    gave_up: Option<Obstacle>,
+    requests: usize,
+}
+
+fn walk(mut walk: Walk, mut answer: impl FnMut(&Ask, usize) -> Vec<Place>) -> Walked {
+    let mut walked =
+        Walked { seen: BTreeSet::new(), proven: vec![], holes: vec![], gave_up: None, requests: 0 };
+    loop {
+        let rows = answer(walk.ask(), walked.requests);
+        walked.requests += 1;
+        assert!(walked.requests < 20_000, "the walk does not end");
+        walked.seen.extend(rows.iter().copied());
+        let finding = walk.read(&rows, rows.len());
+        if let Some(proven) = finding.proven {
+            walked.proven.push(proven);
+        }
+        walked.holes.extend(finding.hole);
+        match finding.next {
+            Next::Ask(ask) => assert_eq!(&ask, walk.ask()),
+            Next::Done => return walked,
+            Next::GiveUp(obstacle) => {
+                walked.gave_up = Some(obstacle);
+                return walked;
+            }
+        }
+    }
+}
+
+fn sorted(mut rows: Vec<Place>) -> Vec<Place> {
+    rows.sort_by(|a, b| b.cmp(a));
+    rows
+}
+
+fn covers(proven: &[Interval], gap: Interval) -> bool {
+    let mut ends: Vec<_> = proven.to_vec();
+    ends.sort_by_key(|interval| std::cmp::Reverse(interval.end()));
+    let mut reached = gap.end();
+    for interval in ends {
+        if interval.end() != reached {
+            return false;
+        }
+        match interval.start() {
+            None => return gap.start().is_none(),
+            Some(start) => reached = start,
+        }
+    }
+    gap.start() == Some(reached)
+}
+
+#[test]
+fn a_quiet_tick_is_one_request() {
+    let rows = sorted((0..500).map(|i| (at(i * 1_000_000), i)).collect());
+    let gap = Interval::new(Some(at(490_000_000)), at(495_000_000)).unwrap();
+    let walked = walk(Walk::from_top(gap, 200), |ask, _| EXACT.answer(&rows, ask));
+    assert_eq!(walked.requests, 1);
+    assert_eq!(walked.proven, [gap]);
+}
+
+#[test]
+fn a_long_walk_asks_one_seam_row_a_page() {
+    let rows = sorted((0..10_000).map(|i| (at(i * 1_234_567), i)).collect());
+    let gap = Interval::new(None, at(1_234_567 * 10_000)).unwrap();
+    let walked = walk(Walk::below(gap, 200), |ask, _| EXACT.answer(&rows, ask));
+    assert!(covers(&walked.proven, gap));
+    assert!(walked.requests <= 10_000 / 199 + 3, "{}", walked.requests);
+}
+
+#[test]
+fn one_empty_page_is_not_the_end() {
+    let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
+    let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
+    for slip in 0..8 {
+        let walked = walk(Walk::below(gap, 200), |ask, request| {
+            if request == slip { vec![] } else { EXACT.answer(&rows, ask) }
+        });
+        assert_eq!(walked.seen.len(), 1_000, "empty page {slip}");
+        assert!(covers(&walked.proven, gap), "empty page {slip}");
+    }
+}
+
+#[test]
+fn a_row_that_moves_up_at_the_seam_costs_no_proof() {
+    let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
+    let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
+    let mut rows_now = rows.clone();
+    let walked = walk(Walk::below(gap, 200), |ask, request| {
+        if request == 1 {
+            let seam = rows_now.iter().position(|row| row.0 == ask.cursor.unwrap() - TICK).unwrap();
+            let (_, id) = rows_now.remove(seam);
+            rows_now.insert(0, (at(2_000_000_000), id));
+        }
+        EXACT.answer(&rows_now, ask)
+    });
+    assert_eq!(walked.seen.len(), 1_000);
+    assert!(covers(&walked.proven, gap));
+}
+
+#[test]
+fn a_server_that_ignores_the_cursor_proves_nothing() {
+    let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
+    let gap = Interval::new(None, at(500_000_000)).unwrap();
+    let walked = walk(Walk::below(gap, 200), |_, _| rows[..200].to_vec());
+    assert_eq!(walked.gave_up, Some(Obstacle::CursorIgnored));
+    assert!(walked.proven.is_empty());
+}
+
+#[test]
+fn a_run_that_cannot_be_listed_is_a_hole_and_the_walk_goes_on_below() {
+    let mut rows: Vec<Place> = (0..300).map(|i| (at(i * 1_000_003), i)).collect();
+    rows.extend((0..500).map(|i| (at(150 * 1_000_003), 1_000 + i)));
+    let rows = sorted(rows);
+    let reading = Reading { heeds_page: false, cap: 100, ..EXACT };
+    for inclusive in [false, true] {
+        let reading = Reading { inclusive, ..reading.clone() };
+        let gap = Interval::new(None, at(1_000_003 * 300)).unwrap();
+        let walked = walk(Walk::below(gap, 100), |ask, _| reading.answer(&rows, ask));
+        let open: Vec<_> = walked.holes.iter().map(|hole| hole.1).collect();
+        assert_eq!(open, [Obstacle::Run], "inclusive {inclusive}");
+        let hole = walked.holes[0].0;
+        assert!(hole.contains(at(150 * 1_000_003)));
+        assert!(rows.iter().filter(|row| !hole.contains(row.0)).all(|row| walked.seen.contains(row)));
+    }
+}
+
+fn any_reading() -> impl Strategy<Value = Reading> {
+    (any::<bool>(), prop_oneof![Just(1), Just(1_000), Just(1_000_000)], 3..40usize, any::<bool>(), 0..2u32)
+        .prop_map(|(inclusive, cut, cap, heeds_limit, page_base)| Reading {
+            inclusive,
+            cut,
+            cap,
+            heeds_limit,
+            heeds_page: true,
+            page_base,
+        })
+}
+
+/// Histories with bursts: many rows close together, many at one time.
+fn any_rows() -> impl Strategy<Value = Vec<Place>> {
+    prop::collection::vec((1..3_000_000i64, 1..60usize, prop_oneof![Just(0), Just(7), Just(50_000)]), 0..40)
+        .prop_map(|bursts| {
+            let mut rows = vec![];
+            let mut time = 0;
+            for (pause, count, spread) in bursts {
+                time += pause;
+                for _ in 0..count {
+                    time += spread;
+                    rows.push((at(time), rows.len() as i64));
+                }
+            }
+            sorted(rows)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// What is proved has been seen, under every reading; and every reading that heeds `page` proves it all.
+    #[test]
+    fn proved_implies_seen(
+        rows in any_rows(),
+        reading in any_reading(),
+        heeds_page in any::<bool>(),
+        limit in 2..50u32,
+        from_top in any::<bool>(),
+        bounds in (0.0..1.0f64, 0.0..1.2f64),
+        open_start in any::<bool>(),
+        slip in prop::option::of(0..30usize),
+    ) {
+        let reading = Reading { heeds_page, ..reading };
+        let newest = rows.first().map_or(at(0), |row| row.0);
+        let span = (newest - at(0)).num_microseconds().unwrap() as f64;
+        let start = (!open_start).then(|| at((bounds.0 * span) as i64));
+        let end = at((bounds.1 * span) as i64 + 1);
+        prop_assume!(start.is_none_or(|start| start < end));
+        let gap = Interval::new(start, end).unwrap();
+        let begin = if from_top { Walk::from_top(gap, limit) } else { Walk::below(gap, limit) };
+        let walked = walk(begin, |ask, request| {
+            if slip == Some(request) { vec![] } else { reading.answer(&rows, ask) }
+        });
+        for row in &rows {
+            let proven = walked.proven.iter().any(|interval| interval.contains(row.0));
+            prop_assert!(!proven || walked.seen.contains(row), "{row:?} proved, never seen");
+        }
+        if heeds_page && slip.is_none() {
+            prop_assert!(walked.gave_up.is_none(), "{:?}", walked.gave_up);
+            prop_assert!(covers(&walked.proven, gap), "{:?} of {gap}", walked.proven);
+        }
+    }
+}
