@@ -13,6 +13,8 @@ use crate::interval::{Interval, TICK};
 
 /// Rows remembered at the lower edge of what was read, to recognise the seam with the next page.
 const SEAM_ROWS: usize = 64;
+/// The same, where they lie within one second: a server that cuts times to seconds brings that second's newest.
+const SEAM_SECOND_ROWS: usize = 10_000;
 /// How many cursors are tried for one seam before the page is kept without proof.
 const SEAM_ATTEMPTS: usize = 6;
 /// What is asked for at once where a run of equal times fills a page.
@@ -90,6 +92,8 @@ pub struct Walk {
     reached: DateTime<Utc>,
     /// The last rows seen, newest first.
     seam: VecDeque<Place>,
+    /// The cursor that last brought a row of the seam back.
+    met: Option<DateTime<Utc>>,
     /// Index into the cursors of [`Walk::seam_cursor`] from which the server has been seen to be exact.
     resolution: usize,
     /// A seam was found with a cursor at full resolution: times are not cut.
@@ -108,10 +112,12 @@ enum Phase {
     Seam(usize),
     /// One answer was empty.
     Empty,
-    /// Nothing older came; asking at (0) or just below (1) the lowest row.
-    End(u8),
+    /// Nothing older came; asking at (0) or just below (1) the lowest row. Its time has been listed as a run?
+    End(u8, bool),
     /// A run was passed over; asking at (0) or just below (1) it.
     Below(u8),
+    /// It was empty there; asking a tick lower.
+    BelowEmpty,
     Run(Run),
 }
 
@@ -119,7 +125,6 @@ enum Phase {
 struct Run {
     cursor: Option<DateTime<Utc>>,
     limit: u32,
-    first: usize,
     /// Pages asked so far in this reading; `None`: still asking for more at once.
     page: Option<u32>,
     reading: BTreeSet<Place>,
@@ -160,6 +165,7 @@ impl Walk {
             start: gap.start(),
             reached: gap.end(),
             seam: VecDeque::new(),
+            met: None,
             resolution: 0,
             exact: false,
             largest_page: 0,
@@ -208,25 +214,39 @@ impl Walk {
         if rows.is_empty() {
             return self.read_empty();
         }
+        if let (Phase::BelowEmpty, Some(cursor)) = (&self.phase, self.asked.cursor) {
+            self.disorders += 1;
+            if self.disorders > DISORDER_RETRIES {
+                return finding(Next::GiveUp(Obstacle::Disorder));
+            }
+            self.phase = Phase::Below(0);
+            return finding(self.ask_for(Some(cursor + TICK)));
+        }
         if let Some(found) = self.refuse_disorder(rows) {
             return found;
         }
-        let skip_seam = matches!(self.phase, Phase::End(_) | Phase::Below(_));
-        if !skip_seam && !self.meets_seam(rows) {
-            return self.widen(rows);
+        let skip_seam = matches!(self.phase, Phase::End(..) | Phase::Below(_));
+        if !skip_seam {
+            if !self.meets_seam(rows) {
+                return self.widen(rows);
+            }
+            self.met = self.asked.cursor;
+            if let (Phase::Seam(attempt), false) = (&self.phase, self.exact) {
+                self.resolution = self.resolution.max((*attempt).min(2));
+            }
         }
         let lowest = rows[rows.len() - 1].0;
         match (&self.phase, self.seam.back().copied()) {
-            (Phase::End(_), Some((last, _))) if lowest < last => self.begin_run(rows.len()),
-            (Phase::End(below), Some((last, _))) => self.ask_below(*below, last, Phase::End),
-            (Phase::Below(below), Some((last, _))) if lowest >= last => {
-                self.ask_below(*below, last, Phase::Below)
+            (Phase::End(_, false), Some((last, _))) if lowest < last => self.begin_run(),
+            (Phase::End(_, true), Some((last, _))) if lowest < last => self.leave_run(last),
+            (Phase::End(below, listed), Some((last, _))) => self.ask_below(*below, *listed, last),
+            (Phase::Below(below), _) if self.asked.cursor.is_some_and(|cursor| lowest >= cursor) => {
+                self.ask_below_hole(*below)
             }
-            (Phase::Below(_), _) if !self.exact => self.pass_over(rows, Obstacle::Run),
             (Phase::Below(_), _) => self.advance(rows),
             (_, Some((last, _))) if lowest >= last => {
                 self.remember(rows);
-                if rows.len() > 1 { self.begin_run(rows.len()) } else { self.check_end() }
+                if rows.len() > 1 { self.begin_run() } else { self.check_end(false) }
             }
             _ => self.advance(rows),
         }
@@ -234,9 +254,7 @@ impl Walk {
 
     /// The page connects and brings older rows: it proves all above its last time.
     fn advance(&mut self, rows: &[Place]) -> Finding {
-        if let Phase::Seam(attempt) = self.phase {
-            self.resolution = self.resolution.max(attempt.min(2));
-        } else if matches!(self.phase, Phase::Down) && self.resolution == 0 {
+        if matches!(self.phase, Phase::Down) && self.resolution == 0 {
             // A whole millisecond comes back from a server that cuts times, too.
             let fine = |place: &Place| place.0.timestamp_subsec_micros() % 1_000 != 0;
             self.exact |= self.seam.back().is_some_and(fine);
@@ -281,9 +299,17 @@ impl Walk {
     }
 
     fn read_empty(&mut self) -> Finding {
-        if matches!(self.phase, Phase::Empty | Phase::End(_) | Phase::Below(_)) {
+        if let (Phase::Below(_), Some(cursor)) = (&self.phase, self.asked.cursor) {
+            self.phase = Phase::BelowEmpty;
+            return finding(self.ask_for(Some(cursor - TICK)));
+        }
+        if matches!(self.phase, Phase::Empty | Phase::End(..) | Phase::BelowEmpty) {
             let proven = Interval::new(self.start, self.reached);
             return Finding { proven, hole: None, next: Next::Done };
+        }
+        if !self.seam.is_empty() {
+            // At least the seam's row was to come back.
+            return self.widen(&[]);
         }
         let higher = match self.asked.cursor {
             Some(cursor) => ceil(cursor, TimeDelta::seconds(1)) + TimeDelta::seconds(1),
@@ -343,21 +369,32 @@ impl Walk {
         })
     }
 
-    fn check_end(&mut self) -> Finding {
+    fn check_end(&mut self, listed: bool) -> Finding {
         let Some((last, _)) = self.seam.back().copied() else {
             return self.read_empty();
         };
-        self.phase = Phase::End(0);
+        self.phase = Phase::End(0, listed);
         finding(self.ask_for(Some(last)))
     }
 
     /// The cursor at `last` brought its rows again, so it is inclusive: ask below it.
-    fn ask_below(&mut self, below: u8, last: DateTime<Utc>, phase: fn(u8) -> Phase) -> Finding {
+    fn ask_below(&mut self, below: u8, listed: bool, last: DateTime<Utc>) -> Finding {
         if below > 0 {
             return finding(Next::GiveUp(Obstacle::Run));
         }
-        self.phase = phase(1);
+        self.phase = Phase::End(1, listed);
         finding(self.ask_for(Some(last - TICK)))
+    }
+
+    /// The same below a run that was passed over; where times may be cut, a second lower.
+    fn ask_below_hole(&mut self, below: u8) -> Finding {
+        if below > 0 {
+            return finding(Next::GiveUp(Obstacle::Run));
+        }
+        let cursor = self.asked.cursor.unwrap_or(self.reached);
+        let lower = cursor - if self.exact { TICK } else { TimeDelta::seconds(1) };
+        // The cursor is inclusive: a row at `lower` itself comes back.
+        self.leave_open(lower + TICK, lower, 1)
     }
 
     fn ask_for(&mut self, cursor: Option<DateTime<Utc>>) -> Next {
@@ -372,15 +409,19 @@ impl Walk {
                 self.seam.push_back(*row);
             }
         }
-        while self.seam.len() > SEAM_ROWS {
+        let Some((last, _)) = self.seam.back().copied() else { return };
+        let within = |place: &Place| place.0 - last <= TimeDelta::seconds(1);
+        while self.seam.len() > SEAM_ROWS
+            && (self.seam.len() > SEAM_SECOND_ROWS || !self.seam.front().is_some_and(within))
+        {
             self.seam.pop_front();
         }
     }
 
-    fn begin_run(&mut self, first: usize) -> Finding {
-        let cursor = self.seam_cursor(self.resolution);
+    fn begin_run(&mut self) -> Finding {
+        let cursor = self.met.or_else(|| self.seam_cursor(self.resolution));
         let limit = RUN_LIMIT.max(self.limit);
-        self.phase = Phase::Run(Run { cursor, limit, first, ..Run::default() });
+        self.phase = Phase::Run(Run { cursor, limit, ..Run::default() });
         self.asked = Ask { cursor, limit, page: None };
         finding(Next::Ask(self.asked.clone()))
     }
@@ -397,7 +438,7 @@ impl Walk {
                 self.phase = Phase::Down;
                 return self.advance(rows);
             }
-            if rows.len() <= run.first {
+            if rows.len() <= self.limit as usize {
                 run.limit = self.limit;
             }
             run.page = Some(0);
@@ -420,7 +461,7 @@ impl Walk {
         let reading = Reading { rows: std::mem::take(&mut run.reading), bottom };
         run.readings += 1;
         if let Some(previous) = &run.previous
-            && let Some(finding) = self.agree(last, run.first, previous, &reading)
+            && let Some(finding) = self.agree(last, previous, &reading)
         {
             return finding;
         }
@@ -439,7 +480,10 @@ impl Walk {
     }
 
     /// Two readings of a run with the same rows prove it.
-    fn agree(&mut self, last: DateTime<Utc>, first: usize, one: &Reading, two: &Reading) -> Option<Finding> {
+    fn agree(&mut self, last: DateTime<Utc>, one: &Reading, two: &Reading) -> Option<Finding> {
+        if !self.seam.iter().any(|place| one.rows.contains(place)) {
+            return None;
+        }
         match (one.bottom, two.bottom) {
             (Bottom::At(a), Bottom::At(b)) => {
                 let bottom = a.max(b);
@@ -454,21 +498,31 @@ impl Walk {
                 self.phase = Phase::Run(Run::default());
                 Some(self.advance(&rows))
             }
-            (Bottom::Empty, Bottom::Empty) if one.rows == two.rows => Some(self.check_end()),
+            (Bottom::Empty, Bottom::Empty) if one.rows == two.rows => Some(self.check_end(true)),
             // A server that does not heed `page` repeats the run: it is whole if larger pages were seen.
             (Bottom::Repeats, Bottom::Repeats) if one.rows == two.rows => {
-                Some(if first < self.largest_page { self.check_end() } else { self.leave_run(last) })
+                let whole = two.rows.len() < self.largest_page;
+                Some(if whole { self.check_end(true) } else { self.leave_run(last) })
             }
             _ => None,
         }
     }
 
-    /// Gives the run up and goes on below it.
+    /// Gives the run up and goes on below it; where times may be cut, below its second.
     fn leave_run(&mut self, last: DateTime<Utc>) -> Finding {
-        let hole = Interval::new(Some(last).max(self.start), self.reached).map(|hole| (hole, Obstacle::Run));
-        self.reached = self.reached.min(last);
-        self.phase = Phase::Below(0);
-        let next = self.ask_for(Some(last));
+        let bottom = if self.exact { last } else { floor(last, TimeDelta::seconds(1)) };
+        self.leave_open(bottom, bottom, 0)
+    }
+
+    fn leave_open(&mut self, bottom: DateTime<Utc>, cursor: DateTime<Utc>, below: u8) -> Finding {
+        let bottom = Some(bottom.min(self.reached)).max(self.start);
+        let hole = Interval::new(bottom, self.reached).map(|hole| (hole, Obstacle::Run));
+        self.reached = bottom.unwrap_or(self.reached);
+        if self.start.is_some_and(|start| self.reached <= start) {
+            return Finding { proven: None, hole, next: Next::Done };
+        }
+        self.phase = Phase::Below(below);
+        let next = self.ask_for(Some(cursor));
         Finding { proven: None, hole, next }
     }
 }
@@ -477,9 +531,13 @@ fn finding(next: Next) -> Finding {
     Finding { proven: None, hole: None, next }
 }
 
+fn floor(time: DateTime<Utc>, step: TimeDelta) -> DateTime<Utc> {
+    time.duration_trunc(step).unwrap_or(time)
+}
+
 /// The next multiple of `step` that is not below `time`.
 fn ceil(time: DateTime<Utc>, step: TimeDelta) -> DateTime<Utc> {
-    let floor = time.duration_trunc(step).unwrap_or(time);
+    let floor = floor(time, step);
     if floor < time { floor + step } else { time }
 }
 
