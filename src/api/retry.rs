@@ -196,7 +196,7 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:30 GMT", seconds(0)),
             ("99999999", Some(MAX_RETRY_AFTER)),
             ("1e300", Some(MAX_RETRY_AFTER)),
-            ("Sun, 06 Nov 2094 08:49:50 GMT", Some(MAX_RETRY_AFTER)),
+            ("Sat, 06 Nov 2094 08:49:50 GMT", Some(MAX_RETRY_AFTER)),
             ("-1", None),
             ("NaN", None),
             ("soon", None),
