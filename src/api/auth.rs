@@ -104,7 +104,9 @@ impl Auth {
                         state.secret = changed;
                         state.token = None;
                     }
-                    Err(error) if secret.unreadable => tracing::debug!(%error, "credentials still unreadable"),
+                    Err(error) if secret.unreadable => {
+                        tracing::debug!(%error, "credentials still unreadable")
+                    }
                     Err(error) => {
                         secret.unreadable = true;
                         tracing::warn!(%error, "keeping the credentials read before");
@@ -321,7 +323,10 @@ mod tests {
             let authorization = auth.authorization(received).unwrap();
             let iat = claims(&authorization, "ID||KEY")["iat"].as_i64().unwrap();
             let server_now = (received + TimeDelta::milliseconds(ahead)).timestamp();
-            assert!((server_now - 8..=server_now).contains(&iat), "{ahead} {round_trip}: {iat} at {server_now}");
+            assert!(
+                (server_now - 8..=server_now).contains(&iat),
+                "{ahead} {round_trip}: {iat} at {server_now}"
+            );
         }
     }
 
@@ -353,8 +358,25 @@ mod tests {
         fs::write(&key, " NEW \n").unwrap();
         assert!(auth.renew(first.generation).unwrap());
         claims(&auth.authorization(at(1_000_000)).unwrap(), "ID||NEW");
+    }
+
+    #[test]
+    fn secret_files_are_looked_at_each_second_and_outlive_a_moment_without_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        fs::write(&key, "old").unwrap();
+        let auth = Auth::new(Credentials::TeamKey(SecretSource::File(key.clone())));
+        let bearer_a_second_later = || {
+            if let Some(secret) = &mut auth.state().secret {
+                secret.checked -= FILE_CHECK;
+            }
+            auth.authorization(at(0)).unwrap().header
+        };
+        assert_eq!(bearer_a_second_later(), "Bearer old");
         fs::remove_file(&key).unwrap();
-        claims(&auth.authorization(at(1_000_000)).unwrap(), "ID||NEW");
+        assert_eq!(bearer_a_second_later(), "Bearer old");
+        fs::write(&key, "newer").unwrap();
+        assert_eq!(bearer_a_second_later(), "Bearer newer");
     }
 
     #[test]
@@ -364,7 +386,10 @@ mod tests {
         let empty = folder.path().join("empty");
         fs::write(&empty, "\n").unwrap();
         let cases = [
-            (SecretSource::File(missing.clone()), format!("cannot read the secret file {}", missing.display())),
+            (
+                SecretSource::File(missing.clone()),
+                format!("cannot read the secret file {}", missing.display()),
+            ),
             (SecretSource::File(empty), "the team key is empty".into()),
             (value(""), "the team key is empty".into()),
             (value("line\nbreak"), "the team key holds characters that a header cannot carry".into()),

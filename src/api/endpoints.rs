@@ -185,7 +185,10 @@ mod tests {
         let closed = |inboxes: &[i64]| View::Closed { inboxes: inboxes.to_vec() };
         let cases = [
             (request(), json!({"limit": 200})),
-            (PageRequest { cursor, ..request() }, json!({"limit": 200, "date": "2024-12-22T23:31:49.43203Z"})),
+            (
+                PageRequest { cursor, ..request() },
+                json!({"limit": 200, "date": "2024-12-22T23:31:49.43203Z"}),
+            ),
             (
                 PageRequest { cursor, cursor_field: CursorField::CreatedAt, ..request() },
                 json!({"limit": 200, "created_at": "2024-12-22T23:31:49.43203Z"}),
@@ -230,7 +233,11 @@ mod tests {
         let cases = [
             ("https://h.test", Endpoint::Page(Stream::Messages), "https://h.test/v1/messages/all"),
             ("https://h.test/", Endpoint::Conversation(-7), "https://h.test/v1/conversations/-7"),
-            ("http://h.test:81/a/b/", Endpoint::Count(Stream::Contacts), "http://h.test:81/a/b/v1/contacts/count"),
+            (
+                "http://h.test:81/a/b/",
+                Endpoint::Count(Stream::Contacts),
+                "http://h.test:81/a/b/v1/contacts/count",
+            ),
         ];
         for (base, endpoint, url) in cases {
             assert_eq!(endpoint.url(&base.parse().unwrap()).as_str(), url);

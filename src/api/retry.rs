@@ -56,11 +56,7 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
         | ErrorKind::Body
         | ErrorKind::NotJson => {
             let after = failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter));
-            if failure.spent + after <= RETRY_BUDGET {
-                Decision::Retry { after }
-            } else {
-                Decision::GiveUp
-            }
+            if failure.spent + after <= RETRY_BUDGET { Decision::Retry { after } } else { Decision::GiveUp }
         }
         ErrorKind::BadRequest
         | ErrorKind::Unauthorized
@@ -72,6 +68,18 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
         | ErrorKind::Cancelled
         | ErrorKind::Credentials
         | ErrorKind::Setup => Decision::GiveUp,
+    }
+}
+
+/// How long nobody is to send after `failure`: what the server asks for or, where it only says that the
+/// limit is reached, the backoff of this call.
+pub fn pause(failure: Failure, jitter: f64) -> Option<Duration> {
+    match failure.kind {
+        ErrorKind::RateLimited => {
+            Some(failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter)))
+        }
+        ErrorKind::Server => failure.retry_after,
+        _ => None,
     }
 }
 
@@ -121,17 +129,7 @@ mod tests {
             (Decision::Renew, vec![Unauthorized]),
             (
                 Decision::GiveUp,
-                vec![
-                    BadRequest,
-                    Forbidden,
-                    NotFound,
-                    Tls,
-                    TooLarge,
-                    Redirect,
-                    Cancelled,
-                    Credentials,
-                    Setup,
-                ],
+                vec![BadRequest, Forbidden, NotFound, Tls, TooLarge, Redirect, Cancelled, Credentials, Setup],
             ),
         ];
         for (decision, kinds) in cases {
@@ -170,9 +168,31 @@ mod tests {
     }
 
     #[test]
+    fn everybody_waits_for_a_used_up_limit_and_where_the_server_asks_for_it() {
+        let minute = Some(Duration::from_secs(60));
+        let cases = [
+            (ErrorKind::RateLimited, None, Some(FIRST_BACKOFF)),
+            (ErrorKind::RateLimited, minute, minute),
+            (ErrorKind::Server, None, None),
+            (ErrorKind::Server, minute, minute),
+            (ErrorKind::Timeout, None, None),
+            (ErrorKind::BadRequest, minute, None),
+        ];
+        for (kind, retry_after, wait) in cases {
+            assert_eq!(pause(Failure { kind, retry_after, ..FIRST }, 0.0), wait, "{kind:?} {retry_after:?}");
+        }
+    }
+
+    #[test]
     fn backoff_doubles_to_a_cap_and_jitter_takes_at_most_half() {
-        let cases =
-            [(1, 0.0, 500), (1, 1.0, 250), (2, 0.0, 1_000), (4, 0.5, 3_000), (6, 0.0, 16_000), (u32::MAX, 0.0, 16_000)];
+        let cases = [
+            (1, 0.0, 500),
+            (1, 1.0, 250),
+            (2, 0.0, 1_000),
+            (4, 0.5, 3_000),
+            (6, 0.0, 16_000),
+            (u32::MAX, 0.0, 16_000),
+        ];
         for (attempts, jitter, milliseconds) in cases {
             assert_eq!(backoff(attempts, jitter), Duration::from_millis(milliseconds), "{attempts} {jitter}");
         }
