@@ -1,9 +1,9 @@
 //! The one place that sends: authentication, rate limit, retry, size cap, time limit, request id.
 
 mod answer;
+mod transport;
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,13 +16,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{
     Url,
     header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
-    redirect::Policy,
 };
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::answer::{BodyFailure, check_shape, read_body, status_kind, transport_kind};
+use self::{
+    answer::{BodyFailure, check_shape, read_body, status_kind, transport_kind},
+    transport::http_client,
+};
 use super::{
     auth::{Auth, Authorization, CredentialsError},
     endpoints::{Endpoint, PageRequest},
@@ -39,13 +41,10 @@ pub const REQUESTS_METRIC: &str = "heymarket_sync_api_requests_total";
 pub const SECONDS_METRIC: &str = "heymarket_sync_api_request_seconds";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const MAX_CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How much of an error's body is read for the server's message.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
 /// How much of a credential's beginning makes an echo of it.
 const ECHO_LENGTH: usize = 16;
-/// How long a connection is kept with nothing to send.
-const MAX_IDLE: Duration = Duration::from_secs(60);
 
 /// Talks to the source. Cheap to clone; clones share the limit, the token and the connections.
 #[derive(Clone)]
@@ -362,34 +361,6 @@ impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
         Self { error, retry_after: None }
     }
-}
-
-fn http_client(settings: &config::Api) -> reqwest::Result<reqwest::Client> {
-    // Fails only where a provider is installed already, which serves as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("heymarket-sync/", env!("CARGO_PKG_VERSION")))
-        .http1_only()
-        .gzip(true)
-        .tcp_nodelay(true)
-        .timeout(settings.timeout)
-        .connect_timeout(settings.timeout.min(MAX_CONNECT_TIME))
-        .pool_idle_timeout(MAX_IDLE)
-        .pool_max_idle_per_host(settings.max_in_flight)
-        .referer(false)
-        // Every request is to pass the limiter, and credentials go to no other host.
-        .redirect(Policy::none())
-        .retry(reqwest::retry::never());
-    // A proxy that the environment names cannot know our loopback.
-    let builder = if is_loopback(&settings.base_url) { builder.no_proxy() } else { builder };
-    builder.build()
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let host = host.trim_matches(['[', ']']);
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

@@ -78,11 +78,15 @@ pub(super) fn transport_kind(error: &reqwest::Error) -> ErrorKind {
 }
 
 fn is_tls(error: &reqwest::Error) -> bool {
-    std::iter::successors(error.source(), |&error| error.source()).any(|error| {
-        // An I/O error hides the error that it wraps from the chain of sources.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        error.is::<rustls::Error>() || wrapped.is_some_and(|error| error.is::<rustls::Error>())
-    })
+    std::iter::successors(error.source(), |&error| cause(error)).any(|error| error.is::<rustls::Error>())
+}
+
+/// As `source()`, but also what an I/O error wraps, which it leaves out of the chain of sources.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
 }
 
 #[cfg(test)]
