@@ -1,1 +1,403 @@
-//! auth
+//! Who we are to the source: a short-lived JWT, or the legacy team key [S, V].
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+
+use crate::config::{Credentials, SecretSource};
+
+/// How long a token is used. It dies 5 minutes after its `iat` [S].
+const TOKEN_LIFE: Duration = Duration::from_secs(240);
+
+/// How far `iat` stays behind the server's clock as we know it; an `iat` in its future may be refused [V].
+const IAT_MARGIN: TimeDelta = TimeDelta::seconds(1);
+
+/// How often secret files are looked at for a change.
+const FILE_CHECK: Duration = Duration::from_secs(1);
+
+/// A secret that cannot be used. Names the file, never what is in it.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    #[error("no credentials are set; set api.secret_id and api.secret_key, or api.key")]
+    Unset,
+    #[error("cannot read the secret file {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the {name} is empty")]
+    Empty { name: &'static str },
+    #[error("the team key holds characters that a header cannot carry")]
+    Unsendable,
+    #[error("cannot sign a token")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+}
+
+/// The value of the `Authorization` header, and which one of its kind it is.
+#[derive(Clone, Debug)]
+pub struct Authorization {
+    /// Marked sensitive.
+    pub header: HeaderValue,
+    /// Grows with each new token.
+    pub generation: u64,
+}
+
+/// Makes and keeps the token, and knows how the server's clock differs from ours.
+pub struct Auth {
+    credentials: Credentials,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What the server's clock is ahead of ours by.
+    skew: TimeDelta,
+    generation: u64,
+    token: Option<Token>,
+    secret: Option<Secret>,
+}
+
+struct Token {
+    header: HeaderValue,
+    made: Instant,
+}
+
+/// What the credentials say, as last read.
+struct Secret {
+    kind: SecretKind,
+    stamp: Stamp,
+    checked: Instant,
+    /// The last look failed, and that was said.
+    unreadable: bool,
+}
+
+enum SecretKind {
+    Signing { id: String, key: EncodingKey },
+    TeamKey(SecretString),
+}
+
+/// What shows that a secret file changed: modification time and length of each.
+type Stamp = Vec<(Option<SystemTime>, u64)>;
+
+impl Auth {
+    pub fn new(credentials: Credentials) -> Self {
+        let state = State { skew: TimeDelta::zero(), generation: 0, token: None, secret: None };
+        Self { credentials, state: Mutex::new(state) }
+    }
+
+    /// The header for a request that leaves at `now` (our clock). Changed secret files are noticed within
+    /// a second; one that cannot be read just then leaves the last secret in use.
+    pub fn authorization(&self, now: DateTime<Utc>) -> Result<Authorization, CredentialsError> {
+        let mut state = self.state();
+        match &mut state.secret {
+            None => state.secret = Some(self.read()?),
+            Some(secret) if secret.checked.elapsed() >= FILE_CHECK => {
+                secret.checked = Instant::now();
+                match self.read_if_changed(&secret.stamp) {
+                    Ok(None) => secret.unreadable = false,
+                    Ok(changed) => {
+                        state.secret = changed;
+                        state.token = None;
+                    }
+                    Err(error) if secret.unreadable => {
+                        tracing::debug!(%error, "credentials still unreadable")
+                    }
+                    Err(error) => {
+                        secret.unreadable = true;
+                        tracing::warn!(%error, "keeping the credentials read before");
+                    }
+                }
+            }
+            Some(_) => {}
+        }
+        state.current(now)
+    }
+
+    /// After a 401 to the token of `generation`: reads the secrets again and makes a fresh token, unless
+    /// another caller already did. Tells whether the next request will bear another token than the refused.
+    pub fn renew(&self, generation: u64) -> Result<bool, CredentialsError> {
+        let mut state = self.state();
+        if state.generation != generation {
+            return Ok(true);
+        }
+        let fresh = self.read()?;
+        let same = match (&fresh.kind, state.secret.as_ref().map(|secret| &secret.kind)) {
+            (SecretKind::TeamKey(new), Some(SecretKind::TeamKey(old))) => {
+                new.expose_secret() == old.expose_secret()
+            }
+            _ => false,
+        };
+        state.secret = Some(fresh);
+        if !same {
+            state.token = None;
+        }
+        Ok(!same)
+    }
+
+    /// Learns the server's clock from the `Date` (whole seconds, rounded down) of an answer to a request
+    /// that left at `sent` and was answered at `received`, both by our clock.
+    pub fn observe(&self, date: DateTime<Utc>, sent: DateTime<Utc>, received: DateTime<Utc>) {
+        let (least, most) = (date - received, date + TimeDelta::seconds(1) - sent);
+        let mut state = self.state();
+        if state.skew < least || state.skew > most {
+            // The least keeps `iat` out of the server's future.
+            state.skew = least;
+        }
+    }
+
+    /// As [`Self::observe`], from a 401: whatever was believed before may be why the token was refused.
+    pub fn relearn(&self, date: DateTime<Utc>, received: DateTime<Utc>) {
+        self.state().skew = date - received;
+    }
+
+    /// What the server's clock is ahead of ours by, to about a second.
+    pub fn skew(&self) -> TimeDelta {
+        self.state().skew
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is an assignment of a whole value, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_if_changed(&self, known: &Stamp) -> Result<Option<Secret>, CredentialsError> {
+        if stamp(&self.credentials)? == *known { Ok(None) } else { self.read().map(Some) }
+    }
+
+    fn read(&self) -> Result<Secret, CredentialsError> {
+        // Stamped before it is read: a change in between is then seen at the next look.
+        let stamp = stamp(&self.credentials)?;
+        let kind = match &self.credentials {
+            Credentials::Secret { id, key } => {
+                let (id, key) = (read("secret id", id)?, read("secret key", key)?);
+                let text = SecretString::from(format!("{}||{}", id.expose_secret(), key.expose_secret()));
+                let key = EncodingKey::from_secret(text.expose_secret().as_bytes());
+                SecretKind::Signing { id: id.expose_secret().to_owned(), key }
+            }
+            Credentials::TeamKey(key) => SecretKind::TeamKey(read("team key", key)?),
+        };
+        Ok(Secret { kind, stamp, checked: Instant::now(), unreadable: false })
+    }
+}
+
+impl State {
+    fn current(&mut self, now: DateTime<Utc>) -> Result<Authorization, CredentialsError> {
+        if let Some(token) = self.token.as_ref().filter(|token| token.made.elapsed() < TOKEN_LIFE) {
+            return Ok(Authorization { header: token.header.clone(), generation: self.generation });
+        }
+        let secret = self.secret.as_ref().ok_or(CredentialsError::Unset)?;
+        let bearer = match &secret.kind {
+            SecretKind::Signing { id, key } => {
+                let iat = (now + self.skew - IAT_MARGIN).timestamp();
+                sign(id, key, iat)?
+            }
+            SecretKind::TeamKey(key) => key.clone(),
+        };
+        let mut header = HeaderValue::try_from(format!("Bearer {}", bearer.expose_secret()))
+            .map_err(|_| CredentialsError::Unsendable)?;
+        header.set_sensitive(true);
+        self.generation += 1;
+        self.token = Some(Token { header: header.clone(), made: Instant::now() });
+        Ok(Authorization { header, generation: self.generation })
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    iat: i64,
+}
+
+fn sign(id: &str, key: &EncodingKey, iat: i64) -> Result<SecretString, CredentialsError> {
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &Claims { iss: id, iat }, key)
+        .map(SecretString::from)
+        .map_err(CredentialsError::Sign)
+}
+
+fn sources(credentials: &Credentials) -> Vec<&SecretSource> {
+    match credentials {
+        Credentials::Secret { id, key } => vec![id, key],
+        Credentials::TeamKey(key) => vec![key],
+    }
+}
+
+fn stamp(credentials: &Credentials) -> Result<Stamp, CredentialsError> {
+    let files = sources(credentials).into_iter().filter_map(|source| match source {
+        SecretSource::File(path) => Some(path),
+        SecretSource::Value(_) => None,
+    });
+    files
+        .map(|path| {
+            fs::metadata(path)
+                .map(|file| (file.modified().ok(), file.len()))
+                .map_err(|source| CredentialsError::Read { path: path.clone(), source })
+        })
+        .collect()
+}
+
+fn read(name: &'static str, source: &SecretSource) -> Result<SecretString, CredentialsError> {
+    let secret = match source {
+        SecretSource::Value(secret) => secret.clone(),
+        SecretSource::File(path) => fs::read_to_string(path)
+            .map(|text| SecretString::from(text.trim()))
+            .map_err(|source| CredentialsError::Read { path: path.clone(), source })?,
+    };
+    if secret.expose_secret().is_empty() { Err(CredentialsError::Empty { name }) } else { Ok(secret) }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{DecodingKey, Validation};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    fn value(text: &str) -> SecretSource {
+        SecretSource::Value(SecretString::from(text))
+    }
+
+    fn signing() -> Auth {
+        Auth::new(Credentials::Secret { id: value("ID"), key: value("KEY") })
+    }
+
+    fn claims(authorization: &Authorization, secret: &str) -> Value {
+        let token = authorization.header.to_str().unwrap().strip_prefix("Bearer ").unwrap();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        let key = DecodingKey::from_secret(secret.as_bytes());
+        let decoded = jsonwebtoken::decode::<Value>(token, &key, &validation).unwrap();
+        assert_eq!(serde_json::to_value(decoded.header).unwrap(), json!({"alg": "HS256", "typ": "JWT"}));
+        decoded.claims
+    }
+
+    #[test]
+    fn a_token_bears_the_documented_claims_and_signature() {
+        let authorization = signing().authorization(at(1_000_000)).unwrap();
+        assert_eq!(claims(&authorization, "ID||KEY"), json!({"iss": "ID", "iat": 999_999}));
+        assert!(authorization.header.is_sensitive());
+    }
+
+    #[test]
+    fn a_token_is_kept_until_renewed_and_renewed_once_for_all() {
+        let auth = signing();
+        let first = auth.authorization(at(1_000_000)).unwrap();
+        let again = auth.authorization(at(1_000_100)).unwrap();
+        assert_eq!((first.generation, &first.header), (again.generation, &again.header));
+        assert!(auth.renew(first.generation).unwrap());
+        let second = auth.authorization(at(1_000_100)).unwrap();
+        assert_eq!(claims(&second, "ID||KEY")["iat"], 1_000_099);
+        assert!(auth.renew(first.generation).unwrap());
+        assert_eq!(auth.authorization(at(1_000_200)).unwrap().generation, second.generation);
+    }
+
+    #[test]
+    fn a_team_key_goes_plain_and_cannot_be_renewed() {
+        let auth = Auth::new(Credentials::TeamKey(value("team-key")));
+        let authorization = auth.authorization(at(0)).unwrap();
+        assert_eq!(authorization.header, "Bearer team-key");
+        assert!(authorization.header.is_sensitive());
+        assert!(!auth.renew(authorization.generation).unwrap());
+    }
+
+    #[test]
+    fn iat_follows_the_servers_clock_and_never_leads_it() {
+        // (server ahead by, round trip) in milliseconds; the request leaves at 1,000,000.400 by our clock.
+        for (ahead, round_trip) in
+            [(0, 0), (3_600_000, 0), (-3_600_000, 0), (-7_250, 900), (7_250, 5_000), (-300, 50)]
+        {
+            let auth = signing();
+            let sent = at(1_000_000) + TimeDelta::milliseconds(400);
+            let received = sent + TimeDelta::milliseconds(round_trip);
+            let server = sent + TimeDelta::milliseconds(ahead + round_trip / 2);
+            auth.observe(at(server.timestamp()), sent, received);
+            let authorization = auth.authorization(received).unwrap();
+            let iat = claims(&authorization, "ID||KEY")["iat"].as_i64().unwrap();
+            let server_now = (received + TimeDelta::milliseconds(ahead)).timestamp();
+            assert!(
+                (server_now - 8..=server_now).contains(&iat),
+                "{ahead} {round_trip}: {iat} at {server_now}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_skew_that_fits_is_not_moved_by_the_dates_coarseness() {
+        let auth = signing();
+        for second in 0..10 {
+            let now = at(second) + TimeDelta::milliseconds(100 * second);
+            auth.observe(at(now.timestamp()), now, now + TimeDelta::milliseconds(30));
+            assert_eq!(auth.skew(), TimeDelta::zero());
+        }
+        auth.relearn(at(1), at(1) + TimeDelta::milliseconds(700));
+        assert_eq!(auth.skew(), TimeDelta::milliseconds(-700));
+    }
+
+    #[test]
+    fn a_changed_secret_file_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (id, key) = (folder.path().join("id"), folder.path().join("key"));
+        fs::write(&id, "ID\n").unwrap();
+        fs::write(&key, " KEY \n").unwrap();
+        let auth = Auth::new(Credentials::Secret {
+            id: SecretSource::File(id.clone()),
+            key: SecretSource::File(key.clone()),
+        });
+        let first = auth.authorization(at(1_000_000)).unwrap();
+        claims(&first, "ID||KEY");
+        // As long as before, and maybe within the file system's clock tick.
+        fs::write(&key, " NEW \n").unwrap();
+        assert!(auth.renew(first.generation).unwrap());
+        claims(&auth.authorization(at(1_000_000)).unwrap(), "ID||NEW");
+    }
+
+    #[test]
+    fn secret_files_are_looked_at_each_second_and_outlive_a_moment_without_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        fs::write(&key, "old").unwrap();
+        let auth = Auth::new(Credentials::TeamKey(SecretSource::File(key.clone())));
+        let bearer_a_second_later = || {
+            if let Some(secret) = &mut auth.state().secret {
+                secret.checked -= FILE_CHECK;
+            }
+            auth.authorization(at(0)).unwrap().header
+        };
+        assert_eq!(bearer_a_second_later(), "Bearer old");
+        fs::remove_file(&key).unwrap();
+        assert_eq!(bearer_a_second_later(), "Bearer old");
+        fs::write(&key, "newer").unwrap();
+        assert_eq!(bearer_a_second_later(), "Bearer newer");
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_used_is_said_without_its_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let empty = folder.path().join("empty");
+        fs::write(&empty, "\n").unwrap();
+        let cases = [
+            (
+                SecretSource::File(missing.clone()),
+                format!("cannot read the secret file {}", missing.display()),
+            ),
+            (SecretSource::File(empty), "the team key is empty".into()),
+            (value(""), "the team key is empty".into()),
+            (value("line\nbreak"), "the team key holds characters that a header cannot carry".into()),
+        ];
+        for (source, text) in cases {
+            let error = Auth::new(Credentials::TeamKey(source)).authorization(at(0)).unwrap_err();
+            assert!(error.to_string().starts_with(&text), "{error}");
+            assert!(!format!("{error:?}").contains("break"));
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The endpoints of the source that the daemon uses, as requests.
 
 use chrono::{DateTime, Utc};
+use reqwest::{Method, Url};
+use serde_json::{Map, Value};
 
 use super::model::Stream;
 
@@ -45,4 +47,200 @@ pub struct PageRequest {
     pub limit: u32,
     /// `page` [S], sent as given; `None` leaves it out.
     pub page: Option<u32>,
+}
+
+impl PageRequest {
+    /// The JSON body: `limit`, and of the rest only what is set.
+    pub fn body(&self) -> Value {
+        let mut body = Map::new();
+        body.insert("limit".into(), self.limit.into());
+        if let Some(cursor) = self.cursor {
+            let field = match self.cursor_field {
+                CursorField::CreatedAt => "created_at",
+                CursorField::Date => "date",
+            };
+            body.insert(field.into(), cursor_text(cursor).into());
+        }
+        if let Some(page) = self.page {
+            body.insert("page".into(), page.into());
+        }
+        if self.order == Order::UpdatedAt {
+            body.insert("order".into(), "updated_at".into());
+        }
+        match &self.view {
+            View::Default => {}
+            View::Archived => {
+                body.insert("archived".into(), true.into());
+            }
+            View::Closed { inboxes } => {
+                let mut filters = Map::new();
+                filters.insert("closed".into(), true.into());
+                if !inboxes.is_empty() {
+                    filters.insert("inboxes".into(), inboxes.clone().into());
+                }
+                body.insert("id".into(), 0.into());
+                body.insert("filters".into(), filters.into());
+            }
+        }
+        Value::Object(body)
+    }
+}
+
+/// Prints a time as the source's backend does: UTC with `Z`, 0 to 6 fractional digits, trailing zeros
+/// trimmed [C]. What is below a microsecond is cut off.
+fn cursor_text(time: DateTime<Utc>) -> String {
+    let text = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Page(Stream),
+    Conversation(i64),
+    History,
+    Inboxes,
+    Team,
+    Count(Stream),
+}
+
+/// The JSON value that an endpoint answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Array,
+    Object,
+    /// A number, bare or as a string.
+    Number,
+}
+
+impl Endpoint {
+    /// Method and path, without ids: fit for errors, logs and metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Page(Stream::Messages) => "POST /v1/messages/all",
+            Self::Page(Stream::Conversations) => "POST /v1/conversations",
+            Self::Page(Stream::Contacts) => "POST /v1/contacts",
+            Self::Conversation(_) => "GET /v1/conversations/{id}",
+            Self::History => "GET /v1/messages",
+            Self::Inboxes => "GET /v1/inboxes",
+            Self::Team => "GET /v1/team",
+            Self::Count(Stream::Messages) => "POST /v1/messages/all/count",
+            Self::Count(Stream::Conversations) => "POST /v1/conversations/count",
+            Self::Count(Stream::Contacts) => "POST /v1/contacts/count",
+        }
+    }
+
+    pub(super) fn method(self) -> Method {
+        match self {
+            Self::Page(_) | Self::Count(_) => Method::POST,
+            Self::Conversation(_) | Self::History | Self::Inboxes | Self::Team => Method::GET,
+        }
+    }
+
+    /// The endpoint's address below `base`, which may have a path of its own.
+    pub(super) fn url(self, base: &Url) -> Url {
+        let path = match self {
+            Self::Conversation(id) => format!("/v1/conversations/{id}"),
+            _ => self.name().trim_start_matches(|c| c != '/').to_owned(),
+        };
+        let mut url = base.clone();
+        url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+        url
+    }
+
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Self::Page(_) | Self::History | Self::Inboxes => Shape::Array,
+            Self::Conversation(_) | Self::Team => Shape::Object,
+            Self::Count(_) => Shape::Number,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn request() -> PageRequest {
+        PageRequest {
+            stream: Stream::Conversations,
+            view: View::Default,
+            order: Order::Default,
+            cursor: None,
+            cursor_field: CursorField::Date,
+            limit: 200,
+            page: None,
+        }
+    }
+
+    fn time(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_body_holds_what_is_set_and_nothing_else() {
+        let cursor = Some(time("2024-12-22T23:31:49.432030Z"));
+        let closed = |inboxes: &[i64]| View::Closed { inboxes: inboxes.to_vec() };
+        let cases = [
+            (request(), json!({"limit": 200})),
+            (
+                PageRequest { cursor, ..request() },
+                json!({"limit": 200, "date": "2024-12-22T23:31:49.43203Z"}),
+            ),
+            (
+                PageRequest { cursor, cursor_field: CursorField::CreatedAt, ..request() },
+                json!({"limit": 200, "created_at": "2024-12-22T23:31:49.43203Z"}),
+            ),
+            (PageRequest { page: Some(0), ..request() }, json!({"limit": 200, "page": 0})),
+            (
+                PageRequest { order: Order::UpdatedAt, ..request() },
+                json!({"limit": 200, "order": "updated_at"}),
+            ),
+            (PageRequest { view: View::Archived, ..request() }, json!({"limit": 200, "archived": true})),
+            (
+                PageRequest { view: closed(&[]), ..request() },
+                json!({"limit": 200, "id": 0, "filters": {"closed": true}}),
+            ),
+            (
+                PageRequest { view: closed(&[4, 7]), ..request() },
+                json!({"limit": 200, "id": 0, "filters": {"closed": true, "inboxes": [4, 7]}}),
+            ),
+        ];
+        for (request, body) in cases {
+            assert_eq!(request.body(), body, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_printed_as_go_prints_times() {
+        let cases = [
+            ("2024-12-22T23:31:49Z", "2024-12-22T23:31:49Z"),
+            ("2024-12-22T23:31:50.000000Z", "2024-12-22T23:31:50Z"),
+            ("2024-12-22T23:31:49.5Z", "2024-12-22T23:31:49.5Z"),
+            ("2024-12-22T23:31:49.000001Z", "2024-12-22T23:31:49.000001Z"),
+            ("2024-12-22T23:31:49.123456789Z", "2024-12-22T23:31:49.123456Z"),
+            ("2024-12-23T01:31:49.120+02:00", "2024-12-22T23:31:49.12Z"),
+        ];
+        for (given, printed) in cases {
+            assert_eq!(cursor_text(time(given)), printed);
+        }
+    }
+
+    #[test]
+    fn an_address_keeps_the_path_of_its_base() {
+        let cases = [
+            ("https://h.test", Endpoint::Page(Stream::Messages), "https://h.test/v1/messages/all"),
+            ("https://h.test/", Endpoint::Conversation(-7), "https://h.test/v1/conversations/-7"),
+            (
+                "http://h.test:81/a/b/",
+                Endpoint::Count(Stream::Contacts),
+                "http://h.test:81/a/b/v1/contacts/count",
+            ),
+        ];
+        for (base, endpoint, url) in cases {
+            assert_eq!(endpoint.url(&base.parse().unwrap()).as_str(), url);
+        }
+    }
 }

@@ -1,1 +1,229 @@
-//! retry
+//! Whether and when a failed attempt is tried again. Pure: no clock, no randomness of its own.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::error::ErrorKind;
+
+/// Requests sent for one call at most; then the error goes up.
+pub const MAX_ATTEMPTS: u32 = 7;
+
+/// Time that one call may spend in attempts and waits before it stops trying again.
+pub const RETRY_BUDGET: Duration = Duration::from_secs(60);
+
+/// The longest time that a `Retry-After` is believed.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(16);
+
+/// A failed attempt, and what came before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    pub kind: ErrorKind,
+    /// The server's `Retry-After`, read by [`retry_after`].
+    pub retry_after: Option<Duration>,
+    /// How many requests were sent for the call, this one included.
+    pub attempts: u32,
+    /// Time spent on the call so far, without waits for the rate limiter.
+    pub spent: Duration,
+    /// A fresh token was already made for this call.
+    pub renewed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Retry {
+        after: Duration,
+    },
+    /// At once, with a fresh token.
+    Renew,
+    GiveUp,
+}
+
+/// What to do after `failure`. `jitter` in `[0, 1)` spreads the waits of several callers.
+pub fn decide(failure: Failure, jitter: f64) -> Decision {
+    if failure.attempts >= MAX_ATTEMPTS {
+        return Decision::GiveUp;
+    }
+    match failure.kind {
+        ErrorKind::Unauthorized if !failure.renewed => Decision::Renew,
+        ErrorKind::RateLimited
+        | ErrorKind::Server
+        | ErrorKind::Timeout
+        | ErrorKind::Connect
+        | ErrorKind::Body
+        | ErrorKind::NotJson => {
+            let after = failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter));
+            if failure.spent + after <= RETRY_BUDGET { Decision::Retry { after } } else { Decision::GiveUp }
+        }
+        ErrorKind::BadRequest
+        | ErrorKind::Unauthorized
+        | ErrorKind::Forbidden
+        | ErrorKind::NotFound
+        | ErrorKind::Tls
+        | ErrorKind::TooLarge
+        | ErrorKind::Redirect
+        | ErrorKind::Cancelled
+        | ErrorKind::Credentials
+        | ErrorKind::Setup => Decision::GiveUp,
+    }
+}
+
+/// How long nobody is to send after `failure`: what the server asks for or, where it only says that the
+/// limit is reached, the backoff of this call.
+pub fn pause(failure: Failure, jitter: f64) -> Option<Duration> {
+    match failure.kind {
+        ErrorKind::RateLimited => {
+            Some(failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter)))
+        }
+        ErrorKind::Server => failure.retry_after,
+        _ => None,
+    }
+}
+
+/// The wait after the `attempts`-th failure: doubling from 0.5 s to 16 s, of which `jitter` takes away up
+/// to a half.
+pub fn backoff(attempts: u32, jitter: f64) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(16);
+    let full = FIRST_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
+    full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
+}
+
+/// Reads a `Retry-After` header, seconds or an HTTP date, at most [`MAX_RETRY_AFTER`]. `now` is the
+/// server's time. `None` where it cannot be read.
+pub fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    let wait = match value.parse::<f64>() {
+        Ok(seconds) if seconds.is_nan() || seconds < 0.0 => return None,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX),
+        Err(_) => (http_date(value)? - now).to_std().unwrap_or(Duration::ZERO),
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// Reads an HTTP date (`Sun, 06 Nov 1994 08:49:37 GMT`).
+pub(super) fn http_date(value: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc2822(value.trim()).ok().map(|time| time.to_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Failure = Failure {
+        kind: ErrorKind::Server,
+        retry_after: None,
+        attempts: 1,
+        spent: Duration::ZERO,
+        renewed: false,
+    };
+
+    #[test]
+    fn what_is_tried_again() {
+        use ErrorKind::*;
+        let again = Decision::Retry { after: FIRST_BACKOFF };
+        let cases = [
+            (again, vec![RateLimited, Server, Timeout, Connect, Body, NotJson]),
+            (Decision::Renew, vec![Unauthorized]),
+            (
+                Decision::GiveUp,
+                vec![BadRequest, Forbidden, NotFound, Tls, TooLarge, Redirect, Cancelled, Credentials, Setup],
+            ),
+        ];
+        for (decision, kinds) in cases {
+            for kind in kinds {
+                assert_eq!(decide(Failure { kind, ..FIRST }, 0.0), decision, "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn when_trying_ends() {
+        let seconds = Duration::from_secs;
+        let cases = [
+            ("a second 401", Failure { kind: ErrorKind::Unauthorized, renewed: true, ..FIRST }),
+            ("the last attempt", Failure { attempts: MAX_ATTEMPTS, ..FIRST }),
+            ("the budget is spent", Failure { spent: RETRY_BUDGET, ..FIRST }),
+            (
+                "asked to wait beyond the budget",
+                Failure { spent: seconds(31), retry_after: Some(seconds(30)), ..FIRST },
+            ),
+        ];
+        for (case, failure) in cases {
+            assert_eq!(decide(failure, 0.0), Decision::GiveUp, "{case}");
+        }
+        let last_but_one = Failure { attempts: MAX_ATTEMPTS - 1, ..FIRST };
+        assert_eq!(decide(last_but_one, 0.0), Decision::Retry { after: seconds(16) });
+    }
+
+    #[test]
+    fn retry_after_is_honoured_before_backoff() {
+        for seconds in [0, 1, 60] {
+            let after = Duration::from_secs(seconds);
+            let failure = Failure { kind: ErrorKind::RateLimited, retry_after: Some(after), ..FIRST };
+            assert_eq!(decide(failure, 0.7), Decision::Retry { after });
+        }
+    }
+
+    #[test]
+    fn everybody_waits_for_a_used_up_limit_and_where_the_server_asks_for_it() {
+        let minute = Some(Duration::from_secs(60));
+        let cases = [
+            (ErrorKind::RateLimited, None, Some(FIRST_BACKOFF)),
+            (ErrorKind::RateLimited, minute, minute),
+            (ErrorKind::Server, None, None),
+            (ErrorKind::Server, minute, minute),
+            (ErrorKind::Timeout, None, None),
+            (ErrorKind::BadRequest, minute, None),
+        ];
+        for (kind, retry_after, wait) in cases {
+            assert_eq!(pause(Failure { kind, retry_after, ..FIRST }, 0.0), wait, "{kind:?} {retry_after:?}");
+        }
+    }
+
+    #[test]
+    fn backoff_doubles_to_a_cap_and_jitter_takes_at_most_half() {
+        let cases = [
+            (1, 0.0, 500),
+            (1, 1.0, 250),
+            (2, 0.0, 1_000),
+            (4, 0.5, 3_000),
+            (6, 0.0, 16_000),
+            (u32::MAX, 0.0, 16_000),
+        ];
+        for (attempts, jitter, milliseconds) in cases {
+            assert_eq!(backoff(attempts, jitter), Duration::from_millis(milliseconds), "{attempts} {jitter}");
+        }
+    }
+
+    #[test]
+    fn all_waits_of_a_call_fit_its_budget() {
+        let total: Duration = (1..MAX_ATTEMPTS).map(|attempts| backoff(attempts, 0.0)).sum();
+        assert!(total <= RETRY_BUDGET, "{total:?}");
+    }
+
+    #[test]
+    fn a_retry_after_is_seconds_or_a_date() {
+        let now = http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let seconds = |n| Some(Duration::from_secs(n));
+        let cases = [
+            ("0", seconds(0)),
+            (" 12 ", seconds(12)),
+            ("1.5", Some(Duration::from_millis(1_500))),
+            ("Sun, 06 Nov 1994 08:49:50 GMT", seconds(13)),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", seconds(0)),
+            ("99999999", Some(MAX_RETRY_AFTER)),
+            ("1e300", Some(MAX_RETRY_AFTER)),
+            ("Sat, 06 Nov 2094 08:49:50 GMT", Some(MAX_RETRY_AFTER)),
+            ("-1", None),
+            ("NaN", None),
+            ("soon", None),
+            ("", None),
+        ];
+        for (value, wait) in cases {
+            assert_eq!(retry_after(value, now), wait, "{value:?}");
+        }
+    }
+}
