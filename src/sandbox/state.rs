@@ -1,0 +1,368 @@
+//! A handle on a running sandbox: look at the truth, change it, watch and disturb the traffic.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{
+    SandboxOptions,
+    auth::{Key, SandboxCredentials},
+    endpoint::Endpoint,
+    fault::{Fault, FaultPlan},
+    generate::generate,
+    observe::{Counters, Observed},
+    paging::{PageRead, Paging},
+    quota::{Quota, RateLimit},
+    rows::{Contact, Conversation, Message},
+    table::Table,
+    team::Team,
+    traffic::{Event, Traffic},
+};
+use crate::clock;
+
+/// Clones share one team; it outlives the server, which can be started again over it.
+#[derive(Clone)]
+pub struct SandboxState(Arc<Inner>);
+
+struct Inner {
+    team: RwLock<Team>,
+    traffic: Mutex<Traffic>,
+    observed: Mutex<Observed>,
+    faults: Mutex<FaultPlan>,
+    quota: Mutex<Quota>,
+    settings: RwLock<Settings>,
+    live_rate: watch::Sender<f64>,
+    /// Microseconds that the sandbox's clock is ahead of this machine's.
+    skew: AtomicI64,
+    requests: AtomicU64,
+    gzip: bool,
+}
+
+#[derive(Clone)]
+struct Settings {
+    paging: Paging,
+    credentials: SandboxCredentials,
+    rate_limit: RateLimit,
+    latency: Duration,
+}
+
+impl SandboxState {
+    /// Generates the team; takes about a second per 200,000 messages, so not for an async thread.
+    pub fn generate(options: &SandboxOptions) -> Self {
+        let end = options.team.end.unwrap_or_else(clock::now);
+        let team = Team::new(generate(&options.team, clock::floor_to_micros(end)));
+        let seed = options.team.seed;
+        Self(Arc::new(Inner {
+            team: RwLock::new(team),
+            traffic: Mutex::new(Traffic::new(seed, &options.team)),
+            observed: Mutex::default(),
+            faults: Mutex::new(FaultPlan::new(seed, options.fault_probability)),
+            quota: Mutex::default(),
+            settings: RwLock::new(Settings {
+                paging: options.paging.clone(),
+                credentials: options.credentials.clone(),
+                rate_limit: options.rate_limit,
+                latency: options.latency,
+            }),
+            live_rate: watch::Sender::new(options.live_rate),
+            skew: AtomicI64::new(0),
+            requests: AtomicU64::new(0),
+            gzip: options.gzip,
+        }))
+    }
+
+    /// The sandbox's time: this machine's, plus the skew.
+    pub fn now(&self) -> DateTime<Utc> {
+        clock::now() + TimeDelta::microseconds(self.0.skew.load(Ordering::Relaxed))
+    }
+
+    /// From now on the sandbox's clock (tokens, `Date`, live rows) is `ahead` of this machine's.
+    pub fn set_clock_skew(&self, ahead: TimeDelta) {
+        self.0.skew.store(ahead.num_microseconds().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    // The truth.
+
+    pub fn message(&self, id: i64) -> Option<Message> {
+        self.team().messages().get(id).cloned()
+    }
+
+    pub fn conversation(&self, id: i64) -> Option<Conversation> {
+        self.team().conversations().get(id).cloned()
+    }
+
+    pub fn contact(&self, id: i64) -> Option<Contact> {
+        self.team().contacts().get(id).cloned()
+    }
+
+    /// All messages by id.
+    pub fn messages(&self) -> BTreeMap<i64, Message> {
+        all(self.team().messages())
+    }
+
+    /// All conversations by id.
+    pub fn conversations(&self) -> BTreeMap<i64, Conversation> {
+        all(self.team().conversations())
+    }
+
+    /// All contacts by id.
+    pub fn contacts(&self) -> BTreeMap<i64, Contact> {
+        all(self.team().contacts())
+    }
+
+    /// The row as it is printed; `None` where there is no such row, or what is printed is no JSON.
+    pub fn json(&self, rows: Endpoint, id: i64) -> Option<Value> {
+        let mut out = Vec::new();
+        print_row(&self.team(), rows, id, &mut out).then(|| serde_json::from_slice(&out).ok()).flatten()
+    }
+
+    /// Gives each row of a paged endpoint as it is printed (bytes, since it may be no JSON), in order of id.
+    /// The team does not change meanwhile.
+    pub fn for_each_printed(&self, rows: Endpoint, mut see: impl FnMut(i64, &[u8])) {
+        let team = self.team();
+        let mut ids = match rows {
+            Endpoint::Messages => ids(team.messages()),
+            Endpoint::Conversations => ids(team.conversations()),
+            Endpoint::Contacts => ids(team.contacts()),
+            _ => Vec::new(),
+        };
+        ids.sort_unstable();
+        let mut out = Vec::new();
+        for id in ids {
+            out.clear();
+            if print_row(&team, rows, id, &mut out) {
+                see(id, &out);
+            }
+        }
+    }
+
+    // Changing it.
+
+    /// Inserts, or replaces the message of that id.
+    pub fn put_message(&self, message: Message) {
+        self.team_mut().put_message(message);
+    }
+
+    /// Inserts, or replaces the conversation of that id.
+    pub fn put_conversation(&self, conversation: Conversation) {
+        self.team_mut().put_conversation(conversation);
+    }
+
+    /// Inserts, or replaces the contact of that id.
+    pub fn put_contact(&self, contact: Contact) {
+        self.team_mut().put_contact(contact);
+    }
+
+    /// Changes the message as `change` says, `updated` included; whether there was one. The id must stay.
+    pub fn change_message(&self, id: i64, change: impl FnOnce(&mut Message)) -> bool {
+        let mut team = self.team_mut();
+        let changed = changed(team.messages(), id, change);
+        changed.map(|message| team.put_message(message)).is_some()
+    }
+
+    /// See [`Self::change_message`].
+    pub fn change_conversation(&self, id: i64, change: impl FnOnce(&mut Conversation)) -> bool {
+        let mut team = self.team_mut();
+        let changed = changed(team.conversations(), id, change);
+        changed.map(|conversation| team.put_conversation(conversation)).is_some()
+    }
+
+    /// See [`Self::change_message`].
+    pub fn change_contact(&self, id: i64, change: impl FnOnce(&mut Contact)) -> bool {
+        let mut team = self.team_mut();
+        let changed = changed(team.contacts(), id, change);
+        changed.map(|contact| team.put_contact(contact)).is_some()
+    }
+
+    /// Takes the row out of the team; whether there was one. Messages of a removed conversation stay, and
+    /// embed `null`.
+    pub fn remove(&self, rows: Endpoint, id: i64) -> bool {
+        self.team_mut().remove(rows, id)
+    }
+
+    /// From now on the row is printed as `bytes`, wherever it appears (a conversation also inside its
+    /// messages), at the place of the row that it hides; `None` undoes it.
+    pub fn set_raw(&self, rows: Endpoint, id: i64, bytes: Option<Bytes>) {
+        self.team_mut().set_raw(rows, id, bytes);
+    }
+
+    // Live traffic.
+
+    /// Applies one event as of `now`. The same seed and the same calls give the same events.
+    pub fn apply_event(&self, now: DateTime<Utc>) -> Event {
+        lock(&self.0.traffic).event(&mut self.team_mut(), now)
+    }
+
+    /// Applies what is due at the live rate since the last tick.
+    pub fn tick(&self, now: DateTime<Utc>) -> Vec<Event> {
+        let rate = *self.0.live_rate.borrow();
+        lock(&self.0.traffic).tick(&mut self.team_mut(), rate, now)
+    }
+
+    /// Events a second that the running sandbox applies by itself; 0 stops it.
+    pub fn set_live_rate(&self, rate: f64) {
+        if rate <= 0.0 {
+            lock(&self.0.traffic).pause();
+        }
+        self.0.live_rate.send_replace(rate.max(0.0));
+    }
+
+    pub(super) fn live_rate(&self) -> watch::Receiver<f64> {
+        self.0.live_rate.subscribe()
+    }
+
+    // Disturbing it.
+
+    /// The next request answers with `fault`, after those queued before.
+    pub fn push_fault(&self, fault: Fault) {
+        lock(&self.0.faults).push(None, fault);
+    }
+
+    /// The next request to `endpoint` answers with `fault`.
+    pub fn push_fault_on(&self, endpoint: Endpoint, fault: Fault) {
+        lock(&self.0.faults).push(Some(endpoint), fault);
+    }
+
+    /// Every request answers with `fault`, until `None`.
+    pub fn set_lasting_fault(&self, fault: Option<Fault>) {
+        lock(&self.0.faults).set_lasting(fault);
+    }
+
+    /// Each request meets one of [`Fault::BY_CHANCE`] with this probability.
+    pub fn set_fault_probability(&self, probability: f64) {
+        lock(&self.0.faults).set_probability(probability);
+    }
+
+    /// Faults queued and not yet met.
+    pub fn queued_faults(&self) -> usize {
+        lock(&self.0.faults).queued()
+    }
+
+    pub fn set_latency(&self, latency: Duration) {
+        self.settings_mut().latency = latency;
+    }
+
+    pub fn set_rate_limit(&self, limit: RateLimit) {
+        self.settings_mut().rate_limit = limit;
+    }
+
+    pub fn set_paging(&self, paging: Paging) {
+        self.settings_mut().paging = paging;
+    }
+
+    pub fn set_credentials(&self, credentials: SandboxCredentials) {
+        self.settings_mut().credentials = credentials;
+    }
+
+    pub fn credentials(&self) -> SandboxCredentials {
+        self.settings().credentials.clone()
+    }
+
+    // Watching it.
+
+    pub fn counters(&self) -> Counters {
+        lock(&self.0.observed).counters.clone()
+    }
+
+    /// The page requests answered, oldest first; of very many the latest.
+    pub fn page_log(&self) -> Vec<PageRead> {
+        lock(&self.0.observed).pages.iter().cloned().collect()
+    }
+
+    /// Sets the counters to zero and empties the page log.
+    pub fn reset_observations(&self) {
+        lock(&self.0.observed).reset();
+    }
+
+    pub(super) fn observed(&self) -> MutexGuard<'_, Observed> {
+        lock(&self.0.observed)
+    }
+
+    // For the server.
+
+    pub(super) fn accept(&self, authorization: &str) -> Option<Key> {
+        self.settings().credentials.accept(authorization, self.now())
+    }
+
+    /// The error is the `Retry-After` to send, if any.
+    pub(super) fn admit(&self, key: Key) -> Result<(), Option<Duration>> {
+        let limit = self.settings().rate_limit;
+        lock(&self.0.quota)
+            .admit(key, limit.per_minute, Instant::now())
+            .map_err(|wait| limit.retry_after.then_some(wait))
+    }
+
+    pub(super) fn next_fault(&self, endpoint: Endpoint) -> Option<Fault> {
+        lock(&self.0.faults).next(endpoint)
+    }
+
+    pub(super) fn next_request_id(&self) -> u64 {
+        self.0.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn latency(&self) -> Duration {
+        self.settings().latency
+    }
+
+    pub(super) fn paging(&self) -> Paging {
+        self.settings().paging.clone()
+    }
+
+    pub(super) fn gzip(&self) -> bool {
+        self.0.gzip
+    }
+
+    pub(super) fn team(&self) -> RwLockReadGuard<'_, Team> {
+        self.0.team.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn team_mut(&self) -> RwLockWriteGuard<'_, Team> {
+        self.0.team.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> RwLockReadGuard<'_, Settings> {
+        self.0.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings_mut(&self) -> RwLockWriteGuard<'_, Settings> {
+        self.0.settings.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ids<R: super::rows::Row>(table: &Table<R>) -> Vec<i64> {
+    table.slots().map(|slot| table.at(slot).id()).collect()
+}
+
+fn all<R: super::rows::Row>(table: &Table<R>) -> BTreeMap<i64, R> {
+    table.slots().map(|slot| (table.at(slot).id(), table.at(slot).clone())).collect()
+}
+
+fn changed<R: super::rows::Row>(table: &Table<R>, id: i64, change: impl FnOnce(&mut R)) -> Option<R> {
+    let mut row = table.get(id)?.clone();
+    change(&mut row);
+    Some(row)
+}
+
+fn print_row(team: &Team, rows: Endpoint, id: i64, out: &mut Vec<u8>) -> bool {
+    match rows {
+        Endpoint::Messages => team.messages().get(id).map(|row| team.write_message(out, row)),
+        Endpoint::Conversations => team.conversations().get(id).map(|row| team.write_conversation(out, row)),
+        Endpoint::Contacts => team.contacts().get(id).map(|row| team.write_contact(out, row)),
+        _ => None,
+    }
+    .is_some()
+}
