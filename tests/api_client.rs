@@ -151,6 +151,7 @@ fn page_request() -> PageRequest {
         cursor_field: CursorField::CreatedAt,
         limit: 200,
         page: None,
+        ascending: false,
     }
 }
 

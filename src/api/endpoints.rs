@@ -47,6 +47,8 @@ pub struct PageRequest {
     pub limit: u32,
     /// `page` [S], sent as given; `None` leaves it out.
     pub page: Option<u32>,
+    /// Oldest rows first: `"ascending": true` [S].
+    pub ascending: bool,
 }
 
 impl PageRequest {
@@ -63,6 +65,9 @@ impl PageRequest {
         }
         if let Some(page) = self.page {
             body.insert("page".into(), page.into());
+        }
+        if self.ascending {
+            body.insert("ascending".into(), true.into());
         }
         if self.order == Order::UpdatedAt {
             body.insert("order".into(), "updated_at".into());
@@ -172,6 +177,7 @@ mod tests {
             cursor_field: CursorField::Date,
             limit: 200,
             page: None,
+            ascending: false,
         }
     }
 
@@ -194,6 +200,7 @@ mod tests {
                 json!({"limit": 200, "created_at": "2024-12-22T23:31:49.43203Z"}),
             ),
             (PageRequest { page: Some(0), ..request() }, json!({"limit": 200, "page": 0})),
+            (PageRequest { ascending: true, ..request() }, json!({"limit": 200, "ascending": true})),
             (
                 PageRequest { order: Order::UpdatedAt, ..request() },
                 json!({"limit": 200, "order": "updated_at"}),

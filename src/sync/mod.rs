@@ -1,3 +1,12 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
+pub mod detect;
+pub mod fill;
+pub mod health;
+pub mod line;
+pub mod planner;
+pub mod progress;
+pub mod scheduler;
 pub mod walk;
+pub mod walker;
+pub mod writer;

@@ -51,6 +51,10 @@ pub enum Obstacle {
     Run,
     /// The page held rows, but not one whose time could be read.
     Unplaced,
+    /// The API refused the request that would have told.
+    Refused,
+    /// One row is larger than `api.max_body`.
+    TooLarge,
 }
 
 impl fmt::Display for Obstacle {
@@ -61,6 +65,8 @@ impl fmt::Display for Obstacle {
             Self::SeamLost => "no row of the page above came back where two pages meet",
             Self::Run => "more rows share one time than the API lists",
             Self::Unplaced => "no row of a page had a readable time",
+            Self::Refused => "the API refused the request that would have told",
+            Self::TooLarge => "a row is larger than api.max_body",
         })
     }
 }
@@ -199,6 +205,18 @@ impl Walk {
         self.limit = (self.limit / 2).max(1);
         self.asked.limit = (self.asked.limit / 2).max(1);
         true
+    }
+
+    /// The API refused the request as wrong: a larger `limit` or `page` may not be known to it.
+    pub fn refused(&mut self) -> Finding {
+        match &self.phase {
+            Phase::Run(run) if run.page.is_none() => self.read(&[], 0),
+            Phase::Run(_) => match self.seam.back().copied() {
+                Some((last, _)) => self.leave_run(last),
+                None => finding(Next::GiveUp(Obstacle::Refused)),
+            },
+            _ => finding(Next::GiveUp(Obstacle::Refused)),
+        }
     }
 
     /// Takes the answer to [`Walk::ask`]: the places of its readable rows in the order of the page, and how many

@@ -1,0 +1,67 @@
+//! A time line of a stream: how its pages are asked for and where its coverage is kept.
+
+use crate::api::endpoints::{CursorField, Order, PageRequest, View};
+use crate::api::model::{Stream, TimeField};
+use crate::store::LineKey;
+
+use super::walk::Ask;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    pub stream: Stream,
+    /// The field that orders the line.
+    pub field: TimeField,
+    pub view: View,
+}
+
+impl Line {
+    pub fn new(stream: Stream, field: TimeField, view: View) -> Self {
+        Self { stream, field, view }
+    }
+
+    /// The line on which all of a stream's history is wanted.
+    pub fn main(stream: Stream) -> Self {
+        let field = match stream {
+            Stream::Messages => TimeField::Date,
+            Stream::Conversations | Stream::Contacts => TimeField::Updated,
+        };
+        Self::new(stream, field, View::Default)
+    }
+
+    /// The changes of messages, which `date` does not show.
+    pub fn message_changes() -> Self {
+        Self::new(Stream::Messages, TimeField::Updated, View::Default)
+    }
+
+    /// The name in `heymarket_sync.coverage`: the field, and the view where it is not the endpoint's own.
+    pub fn name(&self) -> &'static str {
+        match (self.field, &self.view) {
+            (TimeField::Date, _) => "date",
+            (TimeField::Updated, View::Default) => "updated",
+            (TimeField::Updated, View::Closed { .. }) => "updated/closed",
+            (TimeField::Updated, View::Archived) => "updated/archived",
+        }
+    }
+
+    pub fn key(&self, pass: &str) -> LineKey {
+        LineKey { stream: self.stream, line: self.name().to_owned(), pass: pass.to_owned() }
+    }
+
+    pub fn request(&self, ask: &Ask) -> PageRequest {
+        let (order, cursor_field) = match (self.stream, self.field) {
+            (Stream::Messages, TimeField::Date) => (Order::Default, CursorField::CreatedAt),
+            (Stream::Messages, TimeField::Updated) => (Order::UpdatedAt, CursorField::CreatedAt),
+            _ => (Order::Default, CursorField::Date),
+        };
+        PageRequest {
+            stream: self.stream,
+            view: self.view.clone(),
+            order,
+            cursor: ask.cursor,
+            cursor_field,
+            limit: ask.limit,
+            page: ask.page,
+            ascending: false,
+        }
+    }
+}

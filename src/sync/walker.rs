@@ -1,0 +1,276 @@
+//! Carries a walk out: asks the API, hands each page to the writer, and lets others take part of the way.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::api::client::{Client, Response};
+use crate::api::error::{ApiError, ErrorKind};
+use crate::api::lenient;
+use crate::api::limiter::Priority;
+use crate::clock;
+use crate::interval::{Interval, TICK};
+
+use super::health::Health;
+use super::line::Line;
+use super::progress::Progress;
+use super::walk::{Next, Obstacle, Walk};
+use super::writer::{Page, Writer, WriterGone};
+
+/// How often a page that is not an array of rows is asked again before the walk leaves it.
+const UNREADABLE_RETRIES: u32 = 4;
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// What walkers of one term share.
+#[derive(Clone)]
+pub struct Reader {
+    pub client: Client,
+    pub writer: Writer,
+    pub progress: Arc<Progress>,
+    pub health: Arc<Health>,
+    /// Requests under way at once.
+    pub in_flight: Arc<Semaphore>,
+    pub limit: u32,
+    pub settle_margin: TimeDelta,
+    /// Whether an outage is waited out, or ends the walk.
+    pub patient: bool,
+    pub cancel: CancellationToken,
+}
+
+/// What a walk is for.
+#[derive(Clone)]
+pub struct Errand {
+    pub line: Line,
+    pub pass: String,
+    pub run: i64,
+    pub priority: Priority,
+    /// The oldest row of the line, where it is known: the beginning of history for progress.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    #[error("stopped")]
+    Stopped,
+    #[error("the API could not be read")]
+    Api(#[source] ApiError),
+    #[error("{endpoint}: {tries} answers in a row were not an array of rows (request id {request_id})")]
+    Unreadable { endpoint: &'static str, tries: u32, request_id: String },
+    #[error(transparent)]
+    Writer(#[from] WriterGone),
+}
+
+/// How a walk ended.
+#[derive(Debug)]
+pub struct Walked {
+    /// Everything between here and the upper end is proved or was passed over.
+    pub reached: DateTime<Utc>,
+    /// The walk came to its lower end.
+    pub complete: bool,
+    /// The upper end of what could be proved, by the server's clock.
+    pub ceiling: DateTime<Utc>,
+    pub obstacles: Vec<(Interval, Obstacle)>,
+}
+
+/// The part of a line that one walker has in work; others may take the lower part of it.
+#[derive(Debug)]
+pub struct Claim {
+    state: Mutex<ClaimState>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ClaimState {
+    gap: Interval,
+    reached: DateTime<Utc>,
+    rows: u64,
+    pages: u64,
+}
+
+impl Claim {
+    pub fn new(gap: Interval) -> Self {
+        Self { state: Mutex::new(ClaimState { gap, reached: gap.end(), rows: 0, pages: 0 }) }
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, ClaimState> {
+        // The state is plain numbers, whole after any panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is left, how many rows and pages were read so far, and over which length of time.
+    pub fn left(&self) -> Option<(Interval, u64, TimeDelta)> {
+        let state = *self.locked();
+        let left = Interval::new(state.gap.start(), state.reached)?;
+        (state.pages > 0).then_some((left, state.rows, state.gap.end() - state.reached))
+    }
+
+    /// Takes everything below `at` from the claim, unless the walker is there already.
+    pub fn take_below(&self, at: DateTime<Utc>) -> Option<Interval> {
+        let mut state = self.locked();
+        if at >= state.reached {
+            return None;
+        }
+        let taken = Interval::new(state.gap.start(), at)?;
+        state.gap = Interval::new(Some(at), state.gap.end())?;
+        Some(taken)
+    }
+}
+
+impl Reader {
+    /// Walks `claim` from its upper end, or from the newest row of the line (`from_top`), for at most `pages`
+    /// pages.
+    pub async fn walk(
+        &self,
+        errand: &Errand,
+        claim: &Claim,
+        from_top: bool,
+        pages: Option<u32>,
+    ) -> Result<Walked, WalkError> {
+        let gap = claim.locked().gap;
+        let mut walk = if from_top { Walk::from_top(gap, self.limit) } else { Walk::below(gap, self.limit) };
+        let mut walked =
+            Walked { reached: gap.end(), complete: false, ceiling: gap.end(), obstacles: Vec::new() };
+        let mut asked = 0;
+        let mut unreadable = 0;
+        let mut retry = RETRY_FIRST;
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(WalkError::Stopped);
+            }
+            let response = match self.ask(errand, &walk).await {
+                Ok(response) => response,
+                Err(error) => {
+                    let finding = match error.kind() {
+                        ErrorKind::Cancelled => return Err(WalkError::Stopped),
+                        ErrorKind::TooLarge if walk.halve() => continue,
+                        ErrorKind::TooLarge => None,
+                        ErrorKind::BadRequest => Some(walk.refused()),
+                        _ if self.patient => {
+                            self.health.interrupted(&error);
+                            self.pause(&mut retry).await?;
+                            continue;
+                        }
+                        _ => return Err(WalkError::Api(error)),
+                    };
+                    match finding.map(|finding| finding.next) {
+                        Some(Next::Ask(_)) => continue,
+                        Some(Next::GiveUp(obstacle)) => return Ok(self.leave(errand, walk, walked, obstacle)),
+                        Some(Next::Done) => walked.complete = true,
+                        None => return Ok(self.leave(errand, walk, walked, Obstacle::TooLarge)),
+                    }
+                    walked.reached = walk.reached();
+                    return Ok(walked);
+                }
+            };
+            self.health.connected();
+            retry = RETRY_FIRST;
+            let rows = match lenient::read_page(errand.line.stream, errand.line.field, &response.body) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    unreadable += 1;
+                    let request_id = response.request_id.unwrap_or_default();
+                    warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
+                    if unreadable > UNREADABLE_RETRIES {
+                        let endpoint = errand.line.stream.name();
+                        return Err(WalkError::Unreadable { endpoint, tries: unreadable, request_id });
+                    }
+                    self.pause(&mut retry).await?;
+                    continue;
+                }
+            };
+            unreadable = 0;
+            if asked == 0 {
+                walked.ceiling = self.ceiling(response.server_time).min(gap.end());
+            }
+            asked += 1;
+            let finding = {
+                let mut state = claim.locked();
+                if let Some(start) = state.gap.start() {
+                    walk.shorten(start);
+                }
+                let finding = walk.read(&rows.placed, rows.elements);
+                state.reached = walk.reached();
+                state.rows += rows.elements as u64;
+                state.pages += 1;
+                finding
+            };
+            walked.reached = walk.reached();
+            self.note(errand, &rows.placed, finding.proven.as_ref());
+            if let Some((hole, obstacle)) = finding.hole {
+                warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+                walked.obstacles.push((hole, obstacle));
+            }
+            let below = Interval::new(None, walked.ceiling);
+            let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
+            let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
+            debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
+            self.writer.page(Page { stream: errand.line.stream, run: errand.run, rows, proofs }).await?;
+            match finding.next {
+                Next::Done => {
+                    walked.complete = true;
+                    return Ok(walked);
+                }
+                Next::GiveUp(obstacle) => return Ok(self.leave(errand, walk, walked, obstacle)),
+                Next::Ask(_) if pages.is_some_and(|pages| asked >= pages) => return Ok(walked),
+                Next::Ask(_) => {}
+            }
+        }
+    }
+
+    async fn ask(&self, errand: &Errand, walk: &Walk) -> Result<Response, ApiError> {
+        // The semaphore is never closed; a permit is missing only then.
+        let _permit = self.in_flight.acquire().await.ok();
+        let started = Instant::now();
+        let request = errand.line.request(walk.ask());
+        let response = self.client.page(&request, errand.priority, &self.cancel).await;
+        if response.as_ref().is_ok_and(|response| response.attempts == 1) {
+            self.health.took(started.elapsed());
+        }
+        response
+    }
+
+    /// What is newer than this may still become visible: the settle margin behind the server's clock.
+    fn ceiling(&self, server_time: Option<DateTime<Utc>>) -> DateTime<Utc> {
+        server_time.unwrap_or_else(|| self.server_now()) - self.settle_margin
+    }
+
+    /// Now, by the server's clock as far as it is known.
+    pub fn server_now(&self) -> DateTime<Utc> {
+        clock::now() + self.client.skew()
+    }
+
+    fn note(&self, errand: &Errand, placed: &[(DateTime<Utc>, i64)], proven: Option<&Interval>) {
+        let progress = self.progress.of(errand.line.stream);
+        if let Some((lowest, _)) = placed.last() {
+            progress.saw(*lowest);
+        }
+        if let Some(proven) = proven
+            && errand.pass == crate::store::STANDING
+        {
+            progress.prove(proven, errand.oldest);
+        }
+    }
+
+    fn leave(&self, errand: &Errand, walk: Walk, mut walked: Walked, obstacle: Obstacle) -> Walked {
+        let line = errand.line.name();
+        warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
+        walked.reached = walk.reached();
+        if let Some(open) = Interval::new(Some(walk.reached() - TICK), walk.reached()) {
+            walked.obstacles.push((open, obstacle));
+        }
+        walked
+    }
+
+    async fn pause(&self, delay: &mut Duration) -> Result<(), WalkError> {
+        tokio::select! {
+            () = tokio::time::sleep(*delay) => {}
+            () = self.cancel.cancelled() => return Err(WalkError::Stopped),
+        }
+        *delay = (*delay * 2).min(RETRY_MOST);
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! The one writer: takes what has queued and commits it, rows and proof together.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::api::model::{Rows, Stream};
+use crate::clock;
+use crate::interval::Interval;
+use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally};
+
+use super::progress::Progress;
+
+/// Pages that may wait for the database; walkers wait beyond that.
+const QUEUE_PAGES: usize = 32;
+/// Rows after which a transaction takes no further page.
+const BATCH_ROWS: usize = 5_000;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// One page on its way to the database.
+#[derive(Debug)]
+pub struct Page {
+    pub stream: Stream,
+    pub run: i64,
+    pub rows: Rows,
+    pub proofs: Vec<(LineKey, Interval)>,
+}
+
+enum Work {
+    Page(Box<Page>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// The way to the writer. When the last one is dropped, the writer commits what has queued and ends.
+#[derive(Clone)]
+pub struct Writer {
+    queue: mpsc::Sender<Work>,
+}
+
+/// The writer has ended; its join handle tells why.
+#[derive(Debug, thiserror::Error)]
+#[error("the writer has ended")]
+pub struct WriterGone;
+
+impl Writer {
+    /// Starts the writer. It ends with an error only where trying again cannot help (the lead is lost, the
+    /// database refuses), or where it is cancelled while the database is away.
+    pub fn spawn(
+        store: Store,
+        lease: Lease,
+        progress: Arc<Progress>,
+        cancel: CancellationToken,
+    ) -> (Self, JoinHandle<Result<(), StoreError>>) {
+        let (queue, work) = mpsc::channel(QUEUE_PAGES);
+        let task = Task { store, lease, progress, cancel };
+        (Self { queue }, tokio::spawn(task.run(work)))
+    }
+
+    /// Hands over a page; waits while the queue is full.
+    pub async fn page(&self, page: Page) -> Result<(), WriterGone> {
+        self.queue.send(Work::Page(Box::new(page))).await.map_err(|_| WriterGone)
+    }
+
+    /// Returns when all pages handed over before are committed.
+    pub async fn flush(&self) -> Result<(), WriterGone> {
+        let (done, committed) = oneshot::channel();
+        self.queue.send(Work::Flush(done)).await.map_err(|_| WriterGone)?;
+        committed.await.map_err(|_| WriterGone)
+    }
+}
+
+struct Task {
+    store: Store,
+    lease: Lease,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+}
+
+impl Task {
+    async fn run(self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
+        while let Some(first) = work.recv().await {
+            let mut batch = Batch::default();
+            let mut flushes = Vec::new();
+            let mut streams = Vec::new();
+            let mut rows = 0;
+            let mut next = Some(first);
+            while let Some(work_item) = next.take() {
+                match work_item {
+                    Work::Flush(done) => flushes.push(done),
+                    Work::Page(page) => {
+                        rows += page.rows.elements.max(1);
+                        streams.push(page.stream);
+                        self.count(&page);
+                        batch.tallies.push(tally(&page));
+                        batch.proofs.extend(page.proofs);
+                        batch.push(page.rows);
+                    }
+                }
+                if rows < BATCH_ROWS {
+                    next = work.try_recv().ok();
+                }
+            }
+            if !streams.is_empty() {
+                self.commit(batch).await?;
+                for stream in streams {
+                    self.progress.of(stream).committed(clock::now());
+                }
+            }
+            for done in flushes {
+                // Nobody waits any longer: nothing is lost by that.
+                let _ = done.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, page: &Page) {
+        let progress = self.progress.of(page.stream);
+        progress.requests.fetch_add(1, Relaxed);
+        progress.rows_read.fetch_add(page.rows.elements as u64, Relaxed);
+        progress.rejected.fetch_add(page.rows.rejects.len() as u64, Relaxed);
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut delay = RETRY_FIRST;
+        let mut failing = false;
+        loop {
+            match self.store.commit(&self.lease, &batch).await {
+                Ok(committed) => {
+                    if failing {
+                        info!("the database takes writes again");
+                    }
+                    let written = [
+                        (Stream::Messages, committed.messages),
+                        (Stream::Conversations, committed.conversations),
+                        (Stream::Contacts, committed.contacts),
+                    ];
+                    for (stream, rows) in written {
+                        self.progress.of(stream).rows_written.fetch_add(rows, Relaxed);
+                    }
+                    debug!(?written, "committed");
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() && !self.cancel.is_cancelled() => {
+                    if !failing {
+                        warn!(error = %crate::telemetry::chain(&error), "the database refused a write; trying again");
+                    }
+                    failing = true;
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = self.cancel.cancelled() => return Err(error),
+                    }
+                    delay = (delay * 2).min(RETRY_MOST);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn tally(page: &Page) -> Tally {
+    Tally {
+        run: page.run,
+        requests: 1,
+        rows_read: page.rows.elements as i64,
+        rejected: page.rows.rejects.len() as i64,
+    }
+}
