@@ -117,3 +117,22 @@ async fn rows_can_be_changed_removed_and_spoilt() {
     let gone = client.get(&format!("/v1/conversations/{conversation_id}")).await;
     assert_eq!(gone.status(), StatusCode::NOT_FOUND);
 }
+
+#[test]
+fn teams_of_any_size_can_be_made() {
+    for (messages, conversations, contacts) in
+        [(0, 0, 0), (1, 0, 0), (3, 2, 0), (0, 0, 7), (50, 10, 1), (2_000, 1, 1)]
+    {
+        let team = TeamOptions { messages, conversations, contacts, ..options().team };
+        let state = SandboxState::generate(&SandboxOptions { team, ..options() });
+        let made = (state.messages().len(), state.conversations().len(), state.contacts().len());
+        assert_eq!(made, (messages, conversations.max(messages.min(1)), contacts));
+    }
+}
+
+#[test]
+fn small_teams_have_open_and_closed_conversations() {
+    let state = SandboxState::generate(&SandboxOptions { team: TeamOptions::default(), ..options() });
+    let closed = state.conversations().values().filter(|row| row.is_closed()).count();
+    assert!((40..160).contains(&closed), "{closed} of 200");
+}

@@ -87,7 +87,8 @@ impl Maker {
                 conversation.updated = self.soon(conversation.updated, 100_000);
             }
         }
-        for bulk in conversations.chunks_mut(BULK).step_by(10) {
+        let size = BULK.min(conversations.len() / 5).max(1);
+        for bulk in conversations.chunks_mut(size).step_by(10) {
             let at = bulk.iter().map(|conversation| conversation.updated).max().unwrap_or(self.end);
             for conversation in bulk {
                 conversation.status = Arc::clone(&self.words.closed);
