@@ -72,10 +72,7 @@ impl Embedded {
             Places::of_this_machine(),
         )
         .await?;
-        let hold = tokio::select! {
-            () = cancel.cancelled() => return Err(EmbeddedError::Cancelled),
-            hold = Hold::take(&mut cluster) => hold?,
-        };
+        let hold = Hold::take(&mut cluster, cancel).await?;
         let stopping = CancellationToken::new();
         Ok(Embedded {
             data_dir: cluster.data_dir().to_owned(),
