@@ -7,7 +7,7 @@ use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::model::Stream;
-use crate::app::{App, AppError};
+use crate::app::App;
 use crate::config::{Credentials, SecretSource, Settings};
 use crate::sandbox::{Sandbox, SandboxOptions, TeamOptions};
 
@@ -81,8 +81,8 @@ pub async fn run(
     settings.api.credentials = Some(Credentials::Secret { id: value(secret.id), key: value(secret.key) });
     // Its own database beside the user's: never the one that is configured for real use.
     settings.database.url = None;
-    let data = crate::embedded::default_data_dir().map_err(AppError::from)?;
-    settings.embedded.data_dir = Some(data.with_file_name("demo-postgres"));
+    let data = settings.embedded.data_dir.take().or_else(crate::embedded::default_data_dir);
+    settings.embedded.data_dir = data.map(|data| data.with_file_name("demo-postgres"));
     settings.http.listen.set_port(0);
 
     let app = App::open(settings, "demo", &cancel).await?;

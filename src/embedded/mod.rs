@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::{cluster::Cluster, keeper::Hold, programs::Places};
-pub use self::{error::EmbeddedError, programs::OLDEST_MAJOR};
+pub use self::{cluster::default_data_dir, error::EmbeddedError, programs::OLDEST_MAJOR};
 
 /// The database inside the server that belongs to this program.
 pub const DATABASE: &str = "heymarket";
