@@ -35,7 +35,10 @@ pub struct Api {
 
 #[derive(Clone, Debug)]
 pub enum Credentials {
-    Secret { id: SecretSource, key: SecretSource },
+    Secret {
+        id: SecretSource,
+        key: SecretSource,
+    },
     /// The legacy team key, sent as a plain bearer token [V].
     TeamKey(SecretSource),
 }
