@@ -270,6 +270,9 @@ impl<'a> Items<'a> {
     }
 }
 
+/// A field's name, decoded, and its value.
+pub(super) type Field<'a> = (Cow<'a, [u8]>, Value<'a>);
+
 /// The fields of an object, in the order they came; a name may come twice.
 pub(super) struct Fields<'a>(Items<'a>);
 
@@ -279,9 +282,8 @@ impl<'a> Fields<'a> {
         Items::open(raw, b'{', b'}', NOT_OBJECT).map(Self)
     }
 
-    /// The next field's name, decoded, and its value.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<(Cow<'a, [u8]>, Value<'a>)>, Fault> {
+    pub fn next(&mut self) -> Result<Option<Field<'a>>, Fault> {
         if !self.0.advance()? {
             return Ok(None);
         }
