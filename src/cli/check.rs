@@ -64,7 +64,7 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
     }
     match app.store.schema_state().await {
         Ok(SchemaState::Current) => verdicts.good("schema", "current"),
-        Ok(SchemaState::Newer) => {
+        Ok(SchemaState::Newer(_)) => {
             verdicts.bad("schema", "newer than this program; run the version that applied it, or a later one");
         }
         Ok(_) => verdicts.good("schema", "to be applied; `run`, `sync` and `migrate` do it"),
