@@ -4,6 +4,9 @@
 //! `ARCHITECTURE.md` tells the one idea (monotone facts), the way of a page
 //! through the modules, and which module may know which.
 
+// A failure is an error with a cause; where an invariant rules it out, `expect` names it. Tests may unwrap.
+#![warn(clippy::unwrap_used)]
+
 pub mod api;
 pub mod app;
 pub mod cli;
