@@ -1,1 +1,274 @@
-//! app
+//! The composition root: builds everything from the settings, and owns the lead.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::client::Client;
+use crate::api::error::ApiError;
+use crate::api::model::Stream;
+use crate::config::Settings;
+use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
+use crate::http::{self, HttpError, Service};
+use crate::store::{
+    self, Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease, SchemaState, Store, StoreError,
+};
+use crate::sync::health::Health;
+use crate::sync::progress::Progress;
+use crate::sync::scheduler::{SyncError, Term};
+use crate::telemetry;
+
+/// How long `sync` waits for the lead.
+const LEAD_WAIT: Duration = Duration::from_secs(30);
+/// How long `run` rests after a term that ended with an error of the database.
+const TERM_REST: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("the embedded PostgreSQL could not be used")]
+    Embedded(#[from] EmbeddedError),
+    #[error("the database could not be used")]
+    Store(#[from] StoreError),
+    #[error("the API client could not be built")]
+    Api(#[from] ApiError),
+    #[error("the HTTP server could not be started")]
+    Http(#[from] HttpError),
+    #[error("the sync failed")]
+    Sync(#[from] SyncError),
+    #[error(
+        "{} leads since {} and did not give the lead up within {} s; stop it, or wait until it has ended",
+        .0.holder, .0.acquired_at, LEAD_WAIT.as_secs()
+    )]
+    Led(Holder),
+    #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
+    NotMigrated,
+}
+
+/// Settings, database and what is counted while the process runs.
+pub struct App {
+    pub settings: Arc<Settings>,
+    pub store: Store,
+    pub progress: Arc<Progress>,
+    pub health: Arc<Health>,
+    embedded: Option<Embedded>,
+    holder: String,
+}
+
+impl App {
+    /// Connects to the database; starts the embedded one where none is configured. `verb` names this process to
+    /// others.
+    pub async fn open(settings: Settings, verb: &str, cancel: &CancellationToken) -> Result<Self, AppError> {
+        let (url, embedded) = match &settings.database.url {
+            Some(url) => (url.clone(), None),
+            None => {
+                let options = EmbeddedOptions {
+                    data_dir: settings.embedded.data_dir.clone(),
+                    bin_dir: settings.embedded.bin_dir.clone(),
+                    durability: Durability::Durable,
+                };
+                let embedded = Embedded::start(&options, cancel).await?;
+                info!(
+                    data = %embedded.data_dir().display(),
+                    "no DATABASE_URL or database.url is set: using an embedded PostgreSQL"
+                );
+                (SecretString::from(embedded.url()), Some(embedded))
+            }
+        };
+        let opened = async {
+            let store = store::connect(&url, settings.database.max_connections).await?;
+            store.check_server().await?;
+            Ok::<_, StoreError>(store)
+        };
+        let store = match opened.await {
+            Ok(store) => store,
+            Err(error) => {
+                stop(embedded).await;
+                return Err(error.into());
+            }
+        };
+        Ok(Self {
+            settings: Arc::new(settings),
+            store,
+            progress: Arc::default(),
+            health: Arc::default(),
+            embedded,
+            holder: format!("{} (pid {}, {verb})", host(), std::process::id()),
+        })
+    }
+
+    /// The command that opens the database in psql, where it is the embedded one.
+    pub fn psql_command(&self) -> Option<String> {
+        self.embedded.as_ref().map(Embedded::psql_command)
+    }
+
+    /// Applies the schema where it is behind. A schema newer than this program is refused.
+    pub async fn migrate(&self) -> Result<usize, AppError> {
+        match self.store.schema_state().await? {
+            SchemaState::Current => Ok(0),
+            _ => Ok(self.store.migrate().await?),
+        }
+    }
+
+    /// Catches up once with `streams` (none: all that are enabled).
+    pub async fn sync(&self, streams: &[Stream], cancel: &CancellationToken) -> Result<(), AppError> {
+        self.migrate().await?;
+        let client = Client::new(&self.settings.api)?;
+        let lease = self.wait_for_lead(cancel).await?;
+        let (term, keeper) = self.term(&client, lease.clone(), cancel);
+        let outcome = term.catch_up(streams).await;
+        self.give_up(lease, keeper).await;
+        Ok(outcome?)
+    }
+
+    /// The daemon: serves HTTP, stands by for the lead, and keeps the mirror current while leading. Returns when
+    /// cancelled. `listening` is told the address of the HTTP server.
+    pub async fn run(
+        &self,
+        cancel: &CancellationToken,
+        listening: impl FnOnce(SocketAddr),
+    ) -> Result<(), AppError> {
+        self.migrate().await?;
+        let client = Client::new(&self.settings.api)?;
+        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), Arc::clone(&self.health));
+        let (address, server) = http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
+        listening(address);
+        info!(%address, "listening");
+        let mut standing_by = false;
+        while !cancel.is_cancelled() {
+            match self.store.acquire_lease(&self.holder).await {
+                Ok(Ok(lease)) => {
+                    info!(epoch = lease.epoch(), "leading");
+                    standing_by = false;
+                    service.leads(true);
+                    let (term, keeper) = self.term(&client, lease.clone(), cancel);
+                    let outcome = term.run().await;
+                    service.leads(false);
+                    self.give_up(lease, keeper).await;
+                    match outcome {
+                        Ok(()) | Err(SyncError::Stopped) => {}
+                        Err(error) => {
+                            warn!(error = telemetry::chain(&error), "the term ended; trying again");
+                            rest(TERM_REST, cancel).await;
+                        }
+                    }
+                }
+                Ok(Err(holder)) => {
+                    if !standing_by {
+                        info!(leader = holder.holder, "standing by");
+                    }
+                    standing_by = true;
+                    rest(LEASE_POLL, cancel).await;
+                }
+                Err(error) if error.is_transient() => {
+                    warn!(error = telemetry::chain(&error), "the database does not answer; trying again");
+                    rest(TERM_REST, cancel).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The server ends with the token; a panic in it is not lost.
+        if let Err(error) = server.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        Ok(())
+    }
+
+    /// Ends the connections, then the embedded database.
+    pub async fn close(self) {
+        self.store.pool().close().await;
+        stop(self.embedded).await;
+    }
+
+    async fn wait_for_lead(&self, cancel: &CancellationToken) -> Result<Lease, AppError> {
+        let deadline = tokio::time::Instant::now() + LEAD_WAIT;
+        loop {
+            match self.store.acquire_lease(&self.holder).await? {
+                Ok(lease) => return Ok(lease),
+                Err(holder) if tokio::time::Instant::now() >= deadline => return Err(AppError::Led(holder)),
+                Err(_) if cancel.is_cancelled() => return Err(SyncError::Stopped.into()),
+                Err(_) => rest(LEASE_POLL, cancel).await,
+            }
+        }
+    }
+
+    fn term(&self, client: &Client, lease: Lease, cancel: &CancellationToken) -> (Term, Keeper) {
+        let cancel = cancel.child_token();
+        let keeper = Keeper::spawn(self.store.clone(), lease.clone(), cancel.clone());
+        let term = Term {
+            client: client.clone(),
+            store: self.store.clone(),
+            lease,
+            holder: self.holder.clone(),
+            settings: Arc::clone(&self.settings),
+            progress: Arc::clone(&self.progress),
+            health: Arc::clone(&self.health),
+            cancel,
+        };
+        (term, keeper)
+    }
+
+    async fn give_up(&self, lease: Lease, keeper: Keeper) {
+        keeper.task.abort();
+        // Whoever comes next waits for the lease to expire where this fails.
+        if let Err(error) = self.store.release_lease(&lease).await {
+            warn!(error = telemetry::chain(&error), "the lead could not be given up; it expires by itself");
+        }
+    }
+}
+
+/// Renews the lease, and cancels the term when it is lost.
+struct Keeper {
+    task: JoinHandle<()>,
+}
+
+impl Keeper {
+    fn spawn(store: Store, lease: Lease, cancel: CancellationToken) -> Self {
+        let task = tokio::spawn(async move {
+            let mut renewed = tokio::time::Instant::now();
+            loop {
+                tokio::time::sleep(LEASE_RENEWAL).await;
+                match tokio::time::timeout(LEASE_TTL, store.renew_lease(&lease)).await {
+                    Ok(Ok(())) => renewed = tokio::time::Instant::now(),
+                    Ok(Err(StoreError::LeadLost)) => {
+                        warn!("the lead was lost to another process");
+                        cancel.cancel();
+                        return;
+                    }
+                    // Each writing transaction checks the epoch: writing on is safe, whoever leads.
+                    Ok(Err(_)) | Err(_) if renewed.elapsed() > LEASE_TTL => {
+                        warn!("the lead could not be renewed");
+                        renewed = tokio::time::Instant::now();
+                    }
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+        });
+        Self { task }
+    }
+}
+
+async fn rest(time: Duration, cancel: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = cancel.cancelled() => {}
+    }
+}
+
+async fn stop(embedded: Option<Embedded>) {
+    if let Some(embedded) = embedded
+        && let Err(error) = embedded.stop().await
+    {
+        warn!(error = telemetry::chain(&error), "the embedded PostgreSQL did not stop cleanly");
+    }
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

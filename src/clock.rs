@@ -3,6 +3,7 @@
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 /// Now, by this machine's clock, cut to whole microseconds: the resolution of PostgreSQL's `timestamptz`.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
 pub fn now() -> DateTime<Utc> {
     floor_to_micros(Utc::now())
 }

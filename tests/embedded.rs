@@ -1,5 +1,7 @@
 //! The embedded PostgreSQL through its public door, as real processes.
 
+mod support;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -28,7 +30,8 @@ fn workspace() -> tempfile::TempDir {
 }
 
 fn options(data_dir: impl Into<PathBuf>) -> EmbeddedOptions {
-    EmbeddedOptions { data_dir: Some(data_dir.into()), bin_dir: None, durability: Durability::Fast }
+    let bin_dir = std::env::var_os("HEYMARKET_SYNC__EMBEDDED__BIN_DIR").map(PathBuf::from);
+    EmbeddedOptions { data_dir: Some(data_dir.into()), bin_dir, durability: Durability::Fast }
 }
 
 async fn start(options: &EmbeddedOptions) -> Result<Embedded, EmbeddedError> {
@@ -308,4 +311,23 @@ async fn a_cancelled_start_leaves_nothing_running() {
     assert!(matches!(refused, Err(EmbeddedError::Cancelled)));
     assert_eq!(postmaster(&data_dir), None);
     start(&options(&data_dir)).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn each_test_gets_a_database_of_its_own_that_goes_with_it() {
+    let (one, two) = tokio::join!(support::database::database(), support::database::empty_database());
+    let mut session = connect(one.url()).await;
+    sqlx::raw_sql("CREATE TABLE only_in_one ()").execute(&mut session).await.unwrap();
+    let mut other = connect(two.url()).await;
+    let names: Vec<String> =
+        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE tablename = 'only_in_one'")
+            .fetch_all(&mut other)
+            .await
+            .unwrap();
+    assert!(names.is_empty());
+
+    let url = one.url().to_owned();
+    drop(one);
+    assert!(PgConnection::connect(&url).await.is_err(), "dropped though a session was open");
+    session.close().await.unwrap_err();
 }

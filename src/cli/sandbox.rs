@@ -186,6 +186,16 @@ mod tests {
         assert_eq!((&*set.credentials.secrets[0].id, &*set.credentials.secrets[0].key), ("a", "b"));
     }
 
+    #[tokio::test]
+    async fn a_taken_address_is_said() {
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let arguments = ["sandbox", "--messages", "10", "--listen", &address.to_string()];
+        let args = Program::try_parse_from(arguments).unwrap().sandbox;
+        let error = run(&args, CancellationToken::new()).await.unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
     #[test]
     fn what_makes_no_sense_is_refused() {
         for arguments in

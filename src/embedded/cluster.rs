@@ -263,7 +263,7 @@ impl Cluster {
 }
 
 /// Where the data goes when nothing is set; `None` without a home directory.
-pub(super) fn default_data_dir() -> Option<PathBuf> {
+pub fn default_data_dir() -> Option<PathBuf> {
     let directory = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     let is_root = rustix::process::geteuid().is_root();
     default_data_dir_of(is_root, directory("XDG_DATA_HOME"), directory("HOME"))

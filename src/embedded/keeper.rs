@@ -35,19 +35,28 @@ pub(super) enum Hold {
 }
 
 impl Hold {
-    /// The server of `cluster`, taking connections, with our database in it.
-    pub async fn take(cluster: &mut Cluster) -> Result<Hold, EmbeddedError> {
-        let lock = cluster.lock().await?;
-        let hold = match borrow(cluster).await {
-            Some(hold) => hold,
-            None => {
-                let programs = cluster.programs().await?;
-                cluster.create(&programs, &lock).await?;
-                start(cluster, &programs).await?
+    /// The server of `cluster`, taking connections, with our database in it. When it returns an error, that
+    /// of `cancel` included, a server that it started has ended again.
+    pub async fn take(cluster: &mut Cluster, cancel: &CancellationToken) -> Result<Hold, EmbeddedError> {
+        let prepared = cancel.run_until_cancelled(async {
+            let lock = cluster.lock().await?;
+            if let Some(hold) = borrow(cluster).await {
+                return Ok((lock, Err(hold)));
             }
+            let programs = cluster.programs().await?;
+            cluster.create(&programs, &lock).await?;
+            Ok((lock, Ok(programs)))
+        });
+        let (_lock, found) = prepared.await.ok_or(EmbeddedError::Cancelled)??;
+        let hold = match found {
+            Ok(programs) => start(cluster, &programs, cancel).await?,
+            Err(running) => running,
         };
-        make_database(cluster.socket()).await.map_err(|source| EmbeddedError::Database { source })?;
-        Ok(hold)
+        match cancel.run_until_cancelled(make_database(cluster.socket())).await {
+            Some(Ok(())) => Ok(hold),
+            Some(Err(source)) => hold.stop().await.and(Err(EmbeddedError::Database { source })),
+            None => hold.stop().await.and(Err(EmbeddedError::Cancelled)),
+        }
     }
 
     /// Returns when the server has ended.
@@ -85,20 +94,21 @@ pub(super) async fn keep(
         }
         drop(hold);
         tracing::warn!(data_dir = %cluster.data_dir().display(), "the embedded PostgreSQL ended; starting it anew");
-        hold = tokio::select! {
-            () = stopping.cancelled() => return Ok(()),
-            hold = take_again(&mut cluster) => hold,
+        hold = match take_again(&mut cluster, &stopping).await {
+            Some(hold) => hold,
+            None => return Ok(()),
         };
     }
 }
 
-/// Tries until it succeeds, ever more slowly; ended by dropping it.
-async fn take_again(cluster: &mut Cluster) -> Hold {
+/// Tries until it succeeds, ever more slowly; `None` once `stopping`.
+async fn take_again(cluster: &mut Cluster, stopping: &CancellationToken) -> Option<Hold> {
     let mut pause = SHORTEST_PAUSE;
     loop {
-        sleep(pause).await;
-        match Hold::take(cluster).await {
-            Ok(hold) => return hold,
+        stopping.run_until_cancelled(sleep(pause)).await?;
+        match Hold::take(cluster, stopping).await {
+            Ok(hold) => return Some(hold),
+            Err(EmbeddedError::Cancelled) => return None,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(error, "the embedded PostgreSQL does not start");
@@ -109,18 +119,23 @@ async fn take_again(cluster: &mut Cluster) -> Hold {
 }
 
 /// Starts the server, or finds that another process did.
-async fn start(cluster: &mut Cluster, programs: &Programs) -> Result<Hold, EmbeddedError> {
+async fn start(
+    cluster: &mut Cluster,
+    programs: &Programs,
+    cancel: &CancellationToken,
+) -> Result<Hold, EmbeddedError> {
     let deadline = Instant::now() + LINGER_TIMEOUT;
     loop {
         // It is PostgreSQL's alone to judge whether this file is stale.
         let in_the_way = cluster.data_dir().join("postmaster.pid").exists();
-        let mut postmaster = Postmaster::spawn(cluster, programs)?;
-        match postmaster.ready(cluster).await {
-            Ok(()) => return Ok(Hold::Own(Box::new(postmaster))),
-            Err(EmbeddedError::Ended { .. }) if in_the_way && Instant::now() < deadline => {}
-            Err(error) => return Err(error),
+        let mut postmaster = Box::new(Postmaster::spawn(cluster, programs)?);
+        match cancel.run_until_cancelled(postmaster.ready(cluster)).await {
+            Some(Ok(())) => return Ok(Hold::Own(postmaster)),
+            Some(Err(EmbeddedError::Ended { .. })) if in_the_way && Instant::now() < deadline => {}
+            Some(Err(error)) => return postmaster.stop().await.and(Err(error)),
+            None => return postmaster.stop().await.and(Err(EmbeddedError::Cancelled)),
         }
-        sleep(LINGER_PAUSE).await;
+        cancel.run_until_cancelled(sleep(LINGER_PAUSE)).await.ok_or(EmbeddedError::Cancelled)?;
         if let Some(hold) = borrow(cluster).await {
             return Ok(hold);
         }

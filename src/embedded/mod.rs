@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::{cluster::Cluster, keeper::Hold, programs::Places};
-pub use self::{error::EmbeddedError, programs::OLDEST_MAJOR};
+pub use self::{cluster::default_data_dir, error::EmbeddedError, programs::OLDEST_MAJOR};
 
 /// The database inside the server that belongs to this program.
 pub const DATABASE: &str = "heymarket";
@@ -72,10 +72,7 @@ impl Embedded {
             Places::of_this_machine(),
         )
         .await?;
-        let hold = tokio::select! {
-            () = cancel.cancelled() => return Err(EmbeddedError::Cancelled),
-            hold = Hold::take(&mut cluster) => hold?,
-        };
+        let hold = Hold::take(&mut cluster, cancel).await?;
         let stopping = CancellationToken::new();
         Ok(Embedded {
             data_dir: cluster.data_dir().to_owned(),

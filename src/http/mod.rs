@@ -1,1 +1,115 @@
-//! HTTP
+//! Health, readiness, metrics and status on `http.listen`. Nothing here shows message text, phone numbers or
+//! secrets.
+
+mod metrics;
+mod status;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{SchemaState, Store};
+use crate::sync::health::Health;
+use crate::sync::progress::Progress;
+use crate::telemetry;
+
+pub use status::Report;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("http.listen {address} cannot be used; is another process listening there?")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the metrics recorder could not be installed")]
+    Metrics(#[source] metrics::InstallError),
+}
+
+/// What the pages are made from. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    store: Store,
+    progress: Arc<Progress>,
+    health: Arc<Health>,
+    leads: Arc<AtomicBool>,
+}
+
+impl Service {
+    pub fn new(store: Store, progress: Arc<Progress>, health: Arc<Health>) -> Self {
+        Self { store, progress, health, leads: Arc::default() }
+    }
+
+    /// Notes whether this process leads.
+    pub fn leads(&self, leads: bool) {
+        self.leads.store(leads, Relaxed);
+    }
+
+    async fn readiness(&self) -> Result<String, String> {
+        match self.store.schema_state().await {
+            Ok(SchemaState::Current) => {}
+            Ok(_) => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
+            Err(error) => return Err(telemetry::chain(&error)),
+        }
+        let part = if self.leads.load(Relaxed) { "leading" } else { "standing by" };
+        Ok(match self.health.interruption() {
+            None => format!("ready, {part}\n"),
+            Some(outage) => {
+                format!("ready, {part}; the API cannot be read since {}: {}\n", outage.since, outage.error)
+            }
+        })
+    }
+}
+
+/// Serves until cancelled. Port 0 takes a free one; the address in use comes back.
+pub async fn serve(
+    address: SocketAddr,
+    service: Service,
+    cancel: CancellationToken,
+) -> Result<(SocketAddr, JoinHandle<()>), HttpError> {
+    let listen = |source| HttpError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let exporter = metrics::install().map_err(HttpError::Metrics)?;
+    let metrics_service = service.clone();
+    let router = Router::new()
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status_page))
+        .route("/metrics", get(async move || metrics::page(&exporter, &metrics_service).await))
+        .with_state(service);
+    let server = tokio::spawn(async move {
+        // Accept errors are retried inside; the future ends with the token.
+        let _ = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await;
+    });
+    Ok((address, server))
+}
+
+async fn readyz(State(service): State<Service>) -> Response {
+    match service.readiness().await {
+        Ok(body) => body.into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn status_page(State(service): State<Service>) -> Response {
+    match Report::read(&service.store).await {
+        Ok(mut report) => {
+            report.api = Some(match service.health.interruption() {
+                None => "connected".to_owned(),
+                Some(outage) => format!("interrupted since {}: {}", outage.since, outage.error),
+            });
+            Json(report).into_response()
+        }
+        Err(error) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", telemetry::chain(&error))).into_response()
+        }
+    }
+}

@@ -79,11 +79,12 @@ struct Filters {
 impl PageRead {
     /// Reads a request body; the error says what is wrong with it.
     pub(super) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, String> {
-        let body: Body = if body.trim_ascii().is_empty() {
-            Body::default()
-        } else {
-            serde_json::from_slice(body)
-                .map_err(|error| format!("the body is not a page request: {error}"))?
+        let body: Body = match body.trim_ascii() {
+            b"" => Body::default(),
+            // Else an array would be read field by field.
+            object @ [b'{', ..] => serde_json::from_slice(object)
+                .map_err(|error| format!("the body is no page request: {error}"))?,
+            _ => return Err("the body is no JSON object".to_owned()),
         };
         let messages = endpoint == Endpoint::Messages;
         let by_updated = match body.order.as_deref() {

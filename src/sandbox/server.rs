@@ -31,6 +31,8 @@ const REQUEST_MAX: usize = 64 * 1024;
 const HISTORY_MAX: usize = 50;
 /// What a row takes in a page, about: the buffer's first size.
 const ROW_BYTES: usize = 1_300;
+/// Rows that a page's buffer is made for at once.
+const RESERVED_ROWS: usize = 1_000;
 
 pub(super) fn router(state: &SandboxState, stopped: &CancellationToken) -> Router {
     let on = |endpoint: Endpoint| {
@@ -171,7 +173,7 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
         Endpoint::Messages | Endpoint::Conversations | Endpoint::Contacts => {
             let mut page = PageRead::parse(endpoint, body).map_err(Refusal::bad_data)?;
             let limit = page.limit.unwrap_or(paging.default_limit).min(paging.cap);
-            out.reserve(limit.saturating_mul(ROW_BYTES));
+            out.reserve(limit.min(RESERVED_ROWS) * ROW_BYTES);
             page.write(&team, &paging, &mut out);
             drop(team);
             state.observed().page(page);

@@ -57,7 +57,7 @@ struct Settings {
 }
 
 impl SandboxState {
-    /// Generates the team; takes about a second per 200,000 messages, so not for an async thread.
+    /// Generates the team. A million messages take seconds, so not for an async thread.
     pub fn generate(options: &SandboxOptions) -> Self {
         let end = options.team.end.unwrap_or_else(clock::now);
         let team = Team::new(generate(&options.team, clock::floor_to_micros(end)));

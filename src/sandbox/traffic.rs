@@ -140,11 +140,13 @@ impl Traffic {
         Event::Sent(id)
     }
 
-    /// Of what was sent lately the oldest; now and then, or where nothing was, any message of all history.
+    /// Of what was sent lately the oldest; now and then, or where nothing was, any sent message of all history.
     fn status_changed(&mut self, team: &mut Team, now: DateTime<Utc>) -> Event {
         let lately = if self.rng.random_bool(0.8) { self.undelivered.pop_front() } else { None };
         let lately = lately.and_then(|id| team.messages().get(id));
-        let Some(message) = lately.or_else(|| team.messages().pick(self.rng.random())) else {
+        let drawn = self.rng.random();
+        let any = || team.messages().pick(drawn).filter(|message| message.user != 0);
+        let Some(message) = lately.or_else(any) else {
             return self.sent(team, now);
         };
         let mut message = message.clone();

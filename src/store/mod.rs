@@ -1,1 +1,67 @@
-//! PostgreSQL
+//! PostgreSQL: the mirror, the coverage ledger and the lead. Knows nothing of HTTP.
+//!
+//! Rows and the intervals that they prove go in together, through [`Store::commit`], in one
+//! transaction that ends by checking that this process still leads.
+
+mod batch;
+mod commit;
+mod connect;
+mod contacts;
+mod conversations;
+mod coverage;
+mod error;
+mod lease;
+mod messages;
+mod readings;
+mod rejects;
+mod runs;
+mod schema;
+mod status;
+
+use sqlx::PgPool;
+
+use crate::api::model::Stream;
+
+pub use self::{
+    batch::{Batch, Tally},
+    commit::Committed,
+    connect::{ServerInfo, connect},
+    coverage::PassState,
+    error::{Cause, StoreError},
+    lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
+    readings::Reading,
+    runs::Run,
+    schema::SchemaState,
+    status::{Status, StreamStatus},
+};
+
+/// The name of the pass that is the mirror itself; every other pass reads a window again.
+pub const STANDING: &str = "standing";
+
+/// One database that holds one team's mirror. Cheap to clone: clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// A store over connections that the caller made; see [`connect`] for those made from an address.
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// The connections.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// One time line of one stream in one pass: the key of a row of the coverage ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LineKey {
+    pub stream: Stream,
+    /// The field that orders the line and, after a slash, the view where there are several.
+    pub line: String,
+    /// [`STANDING`], or the name of a pass that reads a window again.
+    pub pass: String,
+}

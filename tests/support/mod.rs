@@ -1,3 +1,4 @@
 //! What several test files share.
+#![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod database;

@@ -1,9 +1,23 @@
 //! The settings tree: where values come from, what they may be, and the secrets among them.
+//!
+//! `config/default.toml` is the list of keys: the type of a key's default is the type that the key takes. [`load`]
+//! lays files, environment and flags over it, checks everything, and reports all problems together.
+
+mod error;
+mod load;
+mod reader;
+mod secret;
+mod sources;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use secrecy::SecretString;
+
+pub use error::{ConfigError, Problem};
+pub use load::{Loaded, Origins, Shown, load};
+pub use secret::SecretError;
+pub use sources::{Flag, Origin, Sources};
 
 use crate::api::model::Stream;
 
@@ -31,6 +45,16 @@ pub struct Api {
     pub max_in_flight: usize,
     /// Bytes of a response body, after decompression.
     pub max_body: u64,
+}
+
+impl Api {
+    /// The credentials, for verbs that call the API.
+    ///
+    /// # Errors
+    /// Where none are set: what to set, and where in Heymarket it is made.
+    pub fn require_credentials(&self) -> Result<&Credentials, ConfigError> {
+        self.credentials.as_ref().ok_or_else(|| ConfigError::from(vec![Problem::NoCredentials]))
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,25 @@
+# Each target sets up what it needs on a fresh machine with Rust, then calls cargo. Pass options with ARGS:
+#   make demo ARGS=--once        make test ARGS="--test embedded"
+
+ARGS ?=
+
+.PHONY: help demo test lint sqlx
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: ## Sandbox API, embedded PostgreSQL, sync, and queries to try
+	@scripts/setup-postgres
+	cargo run --release -- demo $(ARGS)
+
+test: ## All tests
+	@scripts/setup-postgres --or-docker
+	cargo test $(ARGS)
+
+lint: ## Formatting, clippy and documentation, as in CI
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+sqlx: ## Write .sqlx anew after a change of queries or migrations
+	@scripts/prepare-queries

@@ -1,0 +1,69 @@
+//! Page bytes in, rows out, whatever the page holds.
+//!
+//! A page is split into its elements first and each element is read on its own, so that a bad row
+//! costs neither its neighbours nor its own other fields. What has one sensible meaning is read so
+//! (`"5"` where an integer belongs); the rest stays visible: a field that cannot be read becomes
+//! `None`, its raw value stays in `_extra`, and the row is listed as a partial reject. A row whose
+//! id, or the time that places it on its time line, cannot be read is set aside whole, byte for byte.
+//!
+//! Reading is linear in the input, does not recurse, and never panics.
+
+mod contact;
+mod conversation;
+mod entries;
+mod extra;
+mod json;
+mod message;
+mod number;
+mod row;
+mod scalar;
+mod scan;
+mod split;
+mod text;
+mod time;
+
+use super::model::{Rows, Stream, TimeField};
+
+pub use json::MAX_JSON_DEPTH;
+pub use scan::MAX_DEPTH;
+pub use split::{MAX_ROWS_PER_PAGE, NotAnArray, split};
+
+pub use entries::MAX_ENTRIES;
+
+/// Reads one page of `stream`, whose rows are placed on their time line by `placed_by`.
+///
+/// Conversations and contacts have one time line, by `updated`; for them `placed_by` is not looked at.
+///
+/// # Errors
+///
+/// [`NotAnArray`] if the body is not one whole JSON array within the bounds of [`split`].
+pub fn read_page(stream: Stream, placed_by: TimeField, body: &[u8]) -> Result<Rows, NotAnArray> {
+    let elements = split(body)?;
+    let mut rows = Rows { elements: elements.len(), ..Rows::default() };
+    rows.placed.reserve(elements.len());
+    match stream {
+        Stream::Messages => {
+            rows.messages.reserve(elements.len());
+            rows.embedded.reserve(elements.len());
+        }
+        Stream::Conversations => rows.conversations.reserve(elements.len()),
+        Stream::Contacts => rows.contacts.reserve(elements.len()),
+    }
+    for element in elements {
+        read_row(stream, Some(placed_by), element, &mut rows);
+    }
+    Ok(rows)
+}
+
+/// Reads one row and adds what it holds to `rows`; `elements` is left alone.
+///
+/// With `placed_by` the row must have that time to land, and is added to `placed`; without it (a
+/// conversation asked for by its id, another try at a reject) its id is enough. Bytes that are not
+/// one whole JSON object are set aside like any other row that cannot be read.
+pub fn read_row(stream: Stream, placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
+    match stream {
+        Stream::Messages => message::read(placed_by, raw, rows),
+        Stream::Conversations => conversation::read(placed_by, raw, rows),
+        Stream::Contacts => contact::read(placed_by, raw, rows),
+    }
+}

@@ -1,0 +1,91 @@
+//! `heymarket-sync check`: one verdict a line, and what to do.
+
+use chrono::TimeDelta;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::client::Client;
+use crate::api::limiter::Priority;
+use crate::app::App;
+use crate::config::Settings;
+use crate::store::SchemaState;
+use crate::telemetry;
+
+use super::CliError;
+
+/// A clock that is off by more than this is worth mending; the daemon corrects for it.
+const SKEW_WORTH_TELLING: TimeDelta = TimeDelta::seconds(5);
+
+#[derive(Default)]
+struct Verdicts {
+    failed: usize,
+}
+
+impl Verdicts {
+    fn good(&self, what: &str, detail: &str) {
+        println!("ok    {what}: {detail}");
+    }
+
+    fn bad(&mut self, what: &str, detail: &str) {
+        self.failed += 1;
+        println!("FAIL  {what}: {detail}");
+    }
+}
+
+pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), CliError> {
+    let mut verdicts = Verdicts::default();
+    verdicts.good("configuration", "valid; `heymarket-sync config` shows it");
+    let credentials = settings.api.require_credentials().map(|_| ());
+    let api = settings.api.clone();
+    match App::open(settings, "check", &cancel).await {
+        Ok(app) => {
+            database(&app, &mut verdicts).await;
+            app.close().await;
+        }
+        Err(error) => verdicts.bad("database", &telemetry::chain(&error)),
+    }
+    let usable = credentials.is_ok();
+    if let Err(error) = &credentials {
+        verdicts.bad("credentials", &error.to_string());
+    } else {
+        credentials_and_clock(&api, &mut verdicts, &cancel).await;
+    }
+    match verdicts.failed {
+        0 => Ok(()),
+        // A missing credential is wrong configuration, and says so by its status.
+        _ if !usable => Err(credentials.err().map_or_else(|| CliError::Failed(String::new()), CliError::Config)),
+        failed => Err(CliError::Failed(format!("{failed} checks failed"))),
+    }
+}
+
+async fn database(app: &App, verdicts: &mut Verdicts) {
+    match app.store.check_server().await {
+        Ok(server) => verdicts.good("database", &format!("PostgreSQL {}", server.version)),
+        Err(error) => return verdicts.bad("database", &telemetry::chain(&error)),
+    }
+    match app.store.schema_state().await {
+        Ok(SchemaState::Current) => verdicts.good("schema", "current"),
+        Ok(SchemaState::Newer(_)) => {
+            verdicts.bad("schema", "newer than this program; run the version that applied it, or a later one");
+        }
+        Ok(_) => verdicts.good("schema", "to be applied; `run`, `sync` and `migrate` do it"),
+        Err(error) => verdicts.bad("schema", &telemetry::chain(&error)),
+    }
+}
+
+async fn credentials_and_clock(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: &CancellationToken) {
+    let client = match Client::new(api) {
+        Ok(client) => client,
+        Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),
+    };
+    match client.inboxes(Priority::Tail, cancel).await {
+        Ok(inboxes) => verdicts.good("credentials", &format!("accepted; {} inboxes", inboxes.len())),
+        Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),
+    }
+    let skew = client.skew();
+    if skew.abs() > SKEW_WORTH_TELLING {
+        let seconds = skew.num_seconds();
+        verdicts.good("clock", &format!("{seconds} s from the API's, which is corrected for; set it right"));
+    } else {
+        verdicts.good("clock", "agrees with the API's");
+    }
+}

@@ -1,0 +1,63 @@
+//! `/metrics`: Prometheus text.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+use crate::api::model::Stream;
+
+use super::Service;
+
+pub type InstallError = BuildError;
+
+const ROWS_READ: &str = "heymarket_sync_rows_read_total";
+const ROWS_WRITTEN: &str = "heymarket_sync_rows_written_total";
+const PAGES: &str = "heymarket_sync_pages_total";
+const REJECTED: &str = "heymarket_sync_rows_rejected_total";
+const REJECTS_OPEN: &str = "heymarket_sync_rejects_open";
+const LAG: &str = "heymarket_sync_lag_seconds";
+const API_UP: &str = "heymarket_sync_api_up";
+const LEADER: &str = "heymarket_sync_leader";
+const DATABASE_UP: &str = "heymarket_sync_database_up";
+
+/// The process's one recorder; installed at the first call.
+pub fn install() -> Result<PrometheusHandle, InstallError> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+/// The page; gauges are read when it is asked for.
+pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
+    for stream in Stream::ALL {
+        let progress = service.progress.of(stream);
+        counter!(ROWS_READ, "stream" => stream.name()).absolute(progress.rows_read.load(Relaxed));
+        counter!(ROWS_WRITTEN, "stream" => stream.name()).absolute(progress.rows_written.load(Relaxed));
+        counter!(PAGES, "stream" => stream.name()).absolute(progress.requests.load(Relaxed));
+        counter!(REJECTED, "stream" => stream.name()).absolute(progress.rejected.load(Relaxed));
+        if let Some(at) = progress.committed_at() {
+            let lag = crate::clock::now() - at;
+            gauge!(LAG, "stream" => stream.name()).set(lag.as_seconds_f64().max(0.0));
+        }
+    }
+    gauge!(API_UP).set(if service.health.interruption().is_none() { 1.0 } else { 0.0 });
+    gauge!(LEADER).set(if service.leads.load(Relaxed) { 1.0 } else { 0.0 });
+    match service.store.open_rejects().await {
+        Ok(open) => {
+            gauge!(DATABASE_UP).set(1.0);
+            for stream in Stream::ALL {
+                let open = open.get(&stream).copied().unwrap_or(0);
+                gauge!(REJECTS_OPEN, "stream" => stream.name()).set(open as f64);
+            }
+        }
+        // The gauge tells it; a scrape that fails altogether would tell less.
+        Err(_) => gauge!(DATABASE_UP).set(0.0),
+    }
+    handle.run_upkeep();
+    handle.render()
+}

@@ -1,0 +1,197 @@
+//! What `/status` and `heymarket-sync status` tell; made from the database alone.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::store::{STANDING, Store, StoreError};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub now: DateTime<Utc>,
+    pub leader: Option<Leader>,
+    /// `connected`, or since when and why not; only a running daemon knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
+    pub database_bytes: i64,
+    pub streams: Vec<StreamReport>,
+    pub readings: Vec<ReadingReport>,
+    pub runs: Vec<RunReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Leader {
+    pub holder: String,
+    pub since: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamReport {
+    pub stream: String,
+    pub estimated_rows: i64,
+    pub newest: Option<DateTime<Utc>>,
+    pub open_rejects: u64,
+    pub lines: Vec<LineReport>,
+}
+
+/// One time line in one pass.
+#[derive(Clone, Debug, Serialize)]
+pub struct LineReport {
+    pub line: String,
+    pub pass: String,
+    pub started_at: DateTime<Utc>,
+    pub wanted_from: Option<DateTime<Utc>>,
+    /// How far behind the line's top is.
+    pub behind_seconds: Option<f64>,
+    /// Held intervals, newest first; a `from` of null is the beginning of history.
+    pub held: Vec<Held>,
+    /// Nothing wanted below the top is missing.
+    pub complete: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Held {
+    pub from: Option<DateTime<Utc>>,
+    pub to: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ReadingReport {
+    pub stream: String,
+    pub question: String,
+    pub answer: String,
+    pub evidence: String,
+    pub decided_at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    pub stream: String,
+    pub pass: String,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub outcome: Option<String>,
+    pub requests: i64,
+    pub rows_read: i64,
+    pub rows_written: i64,
+    pub rejected: i64,
+}
+
+impl Report {
+    /// Reads it from the database.
+    pub async fn read(store: &Store) -> Result<Self, StoreError> {
+        let status = store.status().await?;
+        let lines = |stream| {
+            let of_stream = status.coverage.iter().filter(move |(key, _)| key.stream == stream);
+            of_stream
+                .map(|(key, state)| {
+                    let held: Vec<_> = state
+                        .covered
+                        .iter()
+                        .map(|interval| Held { from: interval.start(), to: interval.end() })
+                        .collect();
+                    let reaches_back =
+                        held.len() == 1 && held[0].from.is_none_or(|from| state.wanted_from.is_some_and(|wanted| from <= wanted));
+                    let top = held.first().map(|held| (status.now - held.to).as_seconds_f64());
+                    LineReport {
+                        line: key.line.clone(),
+                        pass: key.pass.clone(),
+                        started_at: state.started_at,
+                        wanted_from: state.wanted_from,
+                        behind_seconds: top.filter(|_| key.pass == STANDING),
+                        held,
+                        complete: reaches_back,
+                    }
+                })
+                .collect()
+        };
+        Ok(Self {
+            now: status.now,
+            leader: status
+                .leader
+                .map(|leader| Leader { holder: leader.holder, since: leader.acquired_at }),
+            api: None,
+            database_bytes: status.database_bytes,
+            streams: status
+                .streams
+                .iter()
+                .map(|(stream, of)| StreamReport {
+                    stream: stream.to_string(),
+                    estimated_rows: of.estimated_rows,
+                    newest: of.newest,
+                    open_rejects: of.open_rejects,
+                    lines: lines(*stream),
+                })
+                .collect(),
+            readings: status
+                .readings
+                .into_iter()
+                .map(|reading| ReadingReport {
+                    stream: reading.stream.to_string(),
+                    question: reading.question,
+                    answer: reading.answer,
+                    evidence: reading.evidence,
+                    decided_at: reading.decided_at,
+                })
+                .collect(),
+            runs: status
+                .runs
+                .into_iter()
+                .map(|run| RunReport {
+                    stream: run.stream,
+                    pass: run.pass,
+                    started_at: run.started_at,
+                    ended_at: run.ended_at,
+                    outcome: run.outcome,
+                    requests: run.requests,
+                    rows_read: run.rows_read,
+                    rows_written: run.rows_written,
+                    rejected: run.rejected,
+                })
+                .collect(),
+        })
+    }
+}
+
+/// For people at a terminal.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.leader {
+            Some(leader) => writeln!(f, "leader: {} since {}", leader.holder, leader.since.format("%F %T UTC"))?,
+            None => writeln!(f, "leader: none; no daemon is running")?,
+        }
+        writeln!(f, "database: {:.1} MB", self.database_bytes as f64 / 1e6)?;
+        for stream in &self.streams {
+            writeln!(f, "\n{}: about {} rows, {} open rejects", stream.stream, stream.estimated_rows, stream.open_rejects)?;
+            if let Some(newest) = stream.newest {
+                writeln!(f, "  newest row: {}", newest.format("%F %T UTC"))?;
+            }
+            for line in &stream.lines {
+                write!(f, "  {} ({}): ", line.line, line.pass)?;
+                match (line.held.first(), line.held.last()) {
+                    (Some(first), Some(last)) => {
+                        write!(f, "held to {}", first.to.format("%F %T"))?;
+                        match last.from {
+                            Some(from) => write!(f, " from {}", from.format("%F %T"))?,
+                            None => write!(f, " from the beginning")?,
+                        }
+                        let gaps = line.held.len() - 1;
+                        match (line.complete, gaps) {
+                            (true, _) => writeln!(f, ", complete")?,
+                            (false, 0) => writeln!(f, ", history is still being read")?,
+                            (false, gaps) => writeln!(f, ", with {gaps} gaps still to be read")?,
+                        }
+                    }
+                    _ => writeln!(f, "nothing held yet")?,
+                }
+            }
+        }
+        let failed = self.runs.iter().filter(|run| !matches!(run.outcome.as_deref(), None | Some("done" | "stopped")));
+        for run in failed.take(5) {
+            let outcome = run.outcome.as_deref().unwrap_or_default();
+            writeln!(f, "\nlast error: {} ({}) at {}: {outcome}", run.stream, run.pass, run.started_at.format("%F %T"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! What is written together: rows, what they prove, and what was spent on them.
+
+use std::collections::HashSet;
+
+use crate::{
+    api::model::{Contact, Conversation, Message, Reject, Rows, Stream},
+    interval::Interval,
+};
+
+use super::LineKey;
+
+/// Rows and proofs of any number of pages, in reading order, for one [`Store::commit`](super::Store::commit).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub messages: Vec<Message>,
+    pub conversations: Vec<Conversation>,
+    /// Conversations embedded in messages; they never overwrite an equal version.
+    pub embedded: Vec<Conversation>,
+    pub contacts: Vec<Contact>,
+    pub rejects: Vec<Reject>,
+    /// Source ids among `rejects` that a page read later brought readable; [`Batch::push`] finds them.
+    pub reread: HashSet<(Stream, String)>,
+    /// Intervals that the rows of this batch, with what is held already, prove.
+    pub proofs: Vec<(LineKey, Interval)>,
+    pub tallies: Vec<Tally>,
+}
+
+/// What pages of one run cost; added to its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// The number that [`Store::start_run`](super::Store::start_run) gave.
+    pub run: i64,
+    pub requests: i64,
+    pub rows_read: i64,
+    pub rejected: i64,
+}
+
+impl Batch {
+    /// Appends the rows of a page that was read after all that is here.
+    pub fn push(&mut self, rows: Rows) {
+        if !self.rejects.is_empty() {
+            let earlier: HashSet<_> = self.rejects.iter().filter_map(identity).collect();
+            let mut seen = HashSet::new();
+            seen.extend(rows.messages.iter().map(|row| (Stream::Messages, row.id.to_string())));
+            seen.extend(rows.conversations.iter().map(|row| (Stream::Conversations, row.id.to_string())));
+            seen.extend(rows.contacts.iter().map(|row| (Stream::Contacts, row.id.to_string())));
+            self.reread.extend(seen.into_iter().filter(|row| earlier.contains(row)));
+        }
+        for unreadable in rows.rejects.iter().filter_map(identity) {
+            self.reread.remove(&unreadable);
+        }
+        self.messages.extend(rows.messages);
+        self.conversations.extend(rows.conversations);
+        self.embedded.extend(rows.embedded);
+        self.contacts.extend(rows.contacts);
+        self.rejects.extend(rows.rejects);
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// How many rows it holds, repeats and rejects included.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+            + self.conversations.len()
+            + self.embedded.len()
+            + self.contacts.len()
+            + self.rejects.len()
+    }
+
+    /// Source ids of `stream` whose latest reading in this batch was a reject.
+    pub(super) fn unreadable(&self, stream: Stream) -> HashSet<&str> {
+        self.rejects
+            .iter()
+            .filter(|reject| reject.stream == stream)
+            .filter(|reject| identity(reject).is_none_or(|id| !self.reread.contains(&id)))
+            .filter_map(|reject| reject.source_id.as_deref())
+            .collect()
+    }
+
+    /// One version of each message, by ascending id: the newest; of equal ones, that read later.
+    pub(super) fn newest_messages(&self) -> Vec<&Message> {
+        newest(self.messages.iter(), |row| row.id, |row| row.updated)
+    }
+
+    /// One version of each contact: the greatest `rev`, then the newest; of equal ones, that read later.
+    pub(super) fn newest_contacts(&self) -> Vec<&Contact> {
+        newest(self.contacts.iter(), |row| row.id, |row| (row.rev, row.updated))
+    }
+
+    /// One version of each conversation, and whether it came embedded: the newest; of equal ones, one
+    /// from the conversations endpoints before an embedded one, then that read later.
+    pub(super) fn newest_conversations(&self) -> Vec<(&Conversation, bool)> {
+        let listed = self.conversations.iter().map(|row| (row, false));
+        let embedded = self.embedded.iter().map(|row| (row, true));
+        newest(listed.chain(embedded), |(row, _)| row.id, |(row, embedded)| (row.updated, !embedded))
+    }
+}
+
+fn identity(reject: &Reject) -> Option<(Stream, String)> {
+    reject.source_id.clone().map(|id| (reject.stream, id))
+}
+
+/// One row of each id, by ascending id: that of the greatest version, the last of several such.
+/// No version (`None`) is the least.
+fn newest<R: Copy, V: Ord>(
+    rows: impl Iterator<Item = R>,
+    id: impl Fn(&R) -> i64,
+    version: impl Fn(&R) -> V,
+) -> Vec<R> {
+    let mut rows: Vec<R> = rows.collect();
+    // Stable, so rows of one version stay in reading order and the last of an id is its newest.
+    rows.sort_by(|a, b| id(b).cmp(&id(a)).then_with(|| version(a).cmp(&version(b))));
+    rows.reverse();
+    rows.dedup_by_key(|row| id(row));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn message(id: i64, updated: Option<i64>, text: &str) -> Message {
+        Message {
+            id,
+            updated: updated.map(|second| DateTime::from_timestamp(second, 0).unwrap()),
+            text: Some(text.to_owned()),
+            ..Message::default()
+        }
+    }
+
+    fn conversation(id: i64, updated: i64, name: &str) -> Conversation {
+        Conversation {
+            id,
+            updated: DateTime::from_timestamp(updated, 0),
+            name: Some(name.to_owned()),
+            ..Conversation::default()
+        }
+    }
+
+    fn reject(id: &str) -> Reject {
+        Reject {
+            stream: Stream::Messages,
+            source_id: Some(id.to_owned()),
+            partial: true,
+            reason: "date".to_owned(),
+            payload: b"{}".to_vec(),
+        }
+    }
+
+    #[test]
+    fn one_version_of_each_message_is_kept() {
+        let cases = [
+            ("alone", vec![message(1, None, "a")], vec!["a"]),
+            ("newer later", vec![message(1, Some(1), "a"), message(1, Some(2), "b")], vec!["b"]),
+            ("newer first", vec![message(1, Some(2), "a"), message(1, Some(1), "b")], vec!["a"]),
+            ("equal: later", vec![message(1, Some(1), "a"), message(1, Some(1), "b")], vec!["b"]),
+            ("none is oldest", vec![message(1, Some(-5), "a"), message(1, None, "b")], vec!["a"]),
+            ("none equals none", vec![message(1, None, "a"), message(1, None, "b")], vec!["b"]),
+            (
+                "by ascending id",
+                vec![message(3, None, "c"), message(1, None, "a"), message(2, None, "b")],
+                vec!["a", "b", "c"],
+            ),
+            (
+                "three versions",
+                vec![message(1, Some(2), "a"), message(1, Some(3), "b"), message(1, Some(1), "c")],
+                vec!["b"],
+            ),
+        ];
+        for (name, messages, kept) in cases {
+            let batch = Batch { messages, ..Batch::default() };
+            let texts: Vec<_> =
+                batch.newest_messages().iter().map(|row| row.text.as_deref().unwrap()).collect();
+            assert_eq!(texts, kept, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_greater_revision_beats_a_later_time() {
+        let contact = |rev, updated, first: &str| Contact {
+            id: 1,
+            rev,
+            updated: DateTime::from_timestamp(updated, 0),
+            first: Some(first.to_owned()),
+            ..Contact::default()
+        };
+        let cases = [
+            ("rev first", contact(Some(2), 1, "a"), contact(Some(1), 9, "b"), "a"),
+            ("then time", contact(Some(1), 2, "a"), contact(Some(1), 1, "b"), "a"),
+            ("equal: later", contact(Some(1), 1, "a"), contact(Some(1), 1, "b"), "b"),
+            ("no rev is least", contact(Some(-1), 1, "a"), contact(None, 9, "b"), "a"),
+        ];
+        for (name, first, second, kept) in cases {
+            let batch = Batch { contacts: vec![first, second], ..Batch::default() };
+            assert_eq!(batch.newest_contacts()[0].first.as_deref(), Some(kept), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_embedded_conversation_wins_only_if_newer() {
+        let cases =
+            [("older", 1, "listed", false), ("equal", 2, "listed", false), ("newer", 3, "embedded", true)];
+        for (name, updated, kept, from_message) in cases {
+            let batch = Batch {
+                conversations: vec![conversation(1, 2, "listed")],
+                embedded: vec![conversation(1, updated, "embedded")],
+                ..Batch::default()
+            };
+            let rows = batch.newest_conversations();
+            assert_eq!(rows.len(), 1, "{name}");
+            assert_eq!((rows[0].0.name.as_deref(), rows[0].1), (Some(kept), from_message), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_reject_read_again_readable_is_not_unreadable() {
+        let bad = || Rows {
+            messages: vec![message(7, None, "cut")],
+            rejects: vec![reject("7")],
+            ..Rows::default()
+        };
+        let good = || Rows { messages: vec![message(7, None, "whole")], ..Rows::default() };
+        let cases = [
+            ("bad alone", vec![bad()], true),
+            ("good after bad", vec![bad(), good()], false),
+            ("bad after good", vec![good(), bad()], true),
+            ("bad, good, bad", vec![bad(), good(), bad()], true),
+        ];
+        for (name, pages, unreadable) in cases {
+            let mut batch = Batch::default();
+            pages.into_iter().for_each(|page| batch.push(page));
+            assert_eq!(batch.unreadable(Stream::Messages).contains("7"), unreadable, "{name}");
+        }
+    }
+}

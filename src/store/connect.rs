@@ -1,0 +1,231 @@
+//! Connections: session settings, what the server is, and errors that say what to do.
+
+use std::{io, str::FromStr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    ConnectOptions, Connection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Store, StoreError, error::Cause};
+
+/// How long one connection may take to be made, or to be had from the pool.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The oldest PostgreSQL that has multiranges.
+const OLDEST_SERVER: i32 = 140_000;
+
+/// Settings of every session. A frozen process must not hold rows against its successor, and a
+/// vanished one must not hold its session; over Unix sockets the server ignores the TCP settings.
+const SESSION: [(&str, &str); 6] = [
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("lock_timeout", "3s"),
+    ("statement_timeout", "60s"),
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// Connects to the database at `url` (`postgres://user:password@host:port/database`), with at most
+/// `max_connections` connections, made as they are needed.
+///
+/// # Errors
+/// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
+pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, StoreError> {
+    let options = options(url)?;
+    let failed =
+        |source: Cause, advice: String| StoreError::Connect { target: target(&options), advice, source };
+    // The pool retries a refused connection until it only has a timeout to report; one made
+    // here first gives the reason.
+    let first = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+    match first {
+        Ok(Ok(connection)) => connection.close().await.map_err(|error| {
+            failed(Cause::from(error), "the server closed the session at once; see its log".to_owned())
+        })?,
+        Ok(Err(error)) => {
+            let advice = advice(&error, &options);
+            return Err(failed(Cause::from(error), advice));
+        }
+        Err(_) => {
+            let advice = "check host, port and firewall".to_owned();
+            return Err(failed(Cause::timed_out(CONNECT_TIMEOUT), advice));
+        }
+    }
+    let pool = PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        .connect_lazy_with(options);
+    Ok(Store::from_pool(pool))
+}
+
+/// What is known of the server and of the role's rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Such as 180001 for 18.1.
+    pub version_num: i32,
+    /// Such as `18.1`.
+    pub version: String,
+    pub encoding: String,
+    /// The server is a standby, which takes no writes.
+    pub in_recovery: bool,
+    /// The role may create schemas in the database.
+    pub can_create: bool,
+}
+
+impl Store {
+    /// Asks the server what it is.
+    ///
+    /// # Errors
+    /// [`StoreError::TooOld`] below PostgreSQL 14; [`StoreError::NotUtf8`] for another encoding.
+    pub async fn check_server(&self) -> Result<ServerInfo, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            SELECT current_setting('server_version_num')::int AS "version_num!",
+                   current_setting('server_version') AS "version!",
+                   current_setting('server_encoding') AS "encoding!",
+                   current_database()::text AS "database!",
+                   pg_is_in_recovery() AS "in_recovery!",
+                   has_database_privilege(current_database(), 'CREATE') AS "can_create!"
+            "#
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::query("asking for the server's version"))?;
+        if row.version_num < OLDEST_SERVER {
+            return Err(StoreError::TooOld { version: row.version });
+        }
+        if row.encoding != "UTF8" {
+            return Err(StoreError::NotUtf8 { database: row.database, encoding: row.encoding });
+        }
+        Ok(ServerInfo {
+            version_num: row.version_num,
+            version: row.version,
+            encoding: row.encoding,
+            in_recovery: row.in_recovery,
+            can_create: row.can_create,
+        })
+    }
+}
+
+fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+    let url = url.expose_secret();
+    if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+        return Err(StoreError::Address { reason: "it does not begin with postgres://".to_owned() });
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Address {
+        reason: match error {
+            sqlx::Error::Configuration(reason) => reason.to_string(),
+            other => other.to_string(),
+        },
+    })?;
+    Ok(options
+        .application_name("heymarket-sync")
+        .options(SESSION)
+        // Statements are long and slow ones are expected while history is filled.
+        .disable_statement_logging())
+}
+
+/// Where a connection goes to, without the password.
+fn target(options: &PgConnectOptions) -> String {
+    let user = options.get_username();
+    let database = options.get_database().unwrap_or(user);
+    let host = match options.get_socket() {
+        Some(directory) => directory.display().to_string(),
+        None => options.get_host().to_owned(),
+    };
+    format!("{host}, port {}, database {database:?}, as user {user:?}", options.get_port())
+}
+
+/// What the reader of `error` can do.
+fn advice(error: &sqlx::Error, options: &PgConnectOptions) -> String {
+    let user = options.get_username();
+    let database = options.get_database().unwrap_or(user);
+    match error {
+        sqlx::Error::Io(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                "nothing listens there: start PostgreSQL, or correct host and port".to_owned()
+            }
+            io::ErrorKind::NotFound => {
+                "there is no such socket: start PostgreSQL, or correct the directory and port".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => {
+                "the socket may not be opened by this user: check the directory's permissions".to_owned()
+            }
+            _ => "check that the host name is right and that the server can be reached".to_owned(),
+        },
+        sqlx::Error::Tls(_) => {
+            "encryption could not be agreed on: set sslmode (require, verify-full, or disable \
+                                where the server has no TLS) and sslrootcert in the address"
+                .to_owned()
+        }
+        sqlx::Error::Database(said) => match said.code().as_deref() {
+            Some("28P01") => {
+                format!("the password of user {user:?} is wrong or missing: correct the address")
+            }
+            Some("28000") => {
+                format!("user {user:?} may not log in: create the role, or allow it in pg_hba.conf")
+            }
+            Some("3D000") => {
+                format!(
+                    "the database does not exist: create it with `createdb {database}`, or correct the address"
+                )
+            }
+            Some("42501") => format!("grant it: GRANT CONNECT ON DATABASE {database} TO {user}"),
+            Some("53300") => "the server has no connection left: lower database.max_connections, or raise \
+                              max_connections of the server"
+                .to_owned(),
+            Some("57P03") => "the server is starting or stopping: try again in a moment".to_owned(),
+            _ => "see the server's log".to_owned(),
+        },
+        _ => "check that PostgreSQL answers there, not another service".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> PgConnectOptions {
+        options(&SecretString::from(url)).unwrap()
+    }
+
+    #[test]
+    fn a_target_names_everything_but_the_password() {
+        let options = parsed("postgres://sync:hunter2@db.example:6543/mirror");
+        assert_eq!(target(&options), "db.example, port 6543, database \"mirror\", as user \"sync\"");
+        let options = parsed("postgres://sync:hunter2@%2Frun%2Fpg/mirror");
+        assert_eq!(target(&options), "/run/pg, port 5432, database \"mirror\", as user \"sync\"");
+    }
+
+    #[test]
+    fn an_address_of_another_kind_is_refused() {
+        for url in ["mysql://root@localhost/mirror", "localhost/mirror", "postgres://sync@host:port/mirror"] {
+            let error = options(&SecretString::from(url)).unwrap_err();
+            assert!(matches!(error, StoreError::Address { .. }), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_session_settings_join_those_of_the_address() {
+        let options = parsed("postgres://sync@localhost/mirror?options=-c%20work_mem%3D8MB");
+        let text = options.get_options().unwrap();
+        assert!(text.starts_with("-c work_mem=8MB "), "{text}");
+        assert!(text.contains("-c lock_timeout=3s"), "{text}");
+    }
+
+    #[test]
+    fn each_way_to_fail_says_what_to_do() {
+        let options = parsed("postgres://sync@localhost/mirror");
+        let io = |kind| sqlx::Error::Io(io::Error::from(kind));
+        for (error, told) in [
+            (io(io::ErrorKind::ConnectionRefused), "start PostgreSQL"),
+            (io(io::ErrorKind::NotFound), "no such socket"),
+            (io(io::ErrorKind::Other), "host name"),
+            (sqlx::Error::Tls("bad certificate".into()), "sslmode"),
+            (sqlx::Error::Protocol("what?".to_owned()), "not another service"),
+        ] {
+            let advice = advice(&error, &options);
+            assert!(advice.contains(told), "{error}: {advice}");
+        }
+    }
+}

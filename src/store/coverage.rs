@@ -1,0 +1,268 @@
+//! The coverage ledger: which intervals of each time line are held, per pass.
+//!
+//! The only place that writes coverage. It grows by [`prove`], within the transaction that writes the
+//! rows, and shrinks by [`Store::withdraw`], which is logged. The arithmetic is PostgreSQL's; only
+//! plain bounds cross the wire. A bound that is absent is unbounded.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::interval::Interval;
+
+use super::{LineKey, STANDING, Store, StoreError};
+
+/// One row of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassState {
+    /// The server's time when the pass began.
+    pub started_at: DateTime<Utc>,
+    /// `None`: from the beginning of history.
+    pub wanted_from: Option<DateTime<Utc>>,
+    /// `None`: the end moves on with time (the standing pass).
+    pub wanted_to: Option<DateTime<Utc>>,
+    /// What is held, newest first; disjoint, with gaps between.
+    pub covered: Vec<Interval>,
+}
+
+impl Store {
+    /// Begins the pass, or goes on with it: a pass that exists keeps what it covered and its
+    /// `started_at`. Only the standing pass takes the wanted window anew. Returns the row.
+    ///
+    /// # Errors
+    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds.
+    pub async fn begin_pass(
+        &self,
+        key: &LineKey,
+        wanted_from: Option<DateTime<Utc>>,
+        wanted_to: Option<DateTime<Utc>>,
+        started_at: DateTime<Utc>,
+    ) -> Result<PassState, StoreError> {
+        check_window(key, wanted_from, wanted_to)?;
+        sqlx::query!(
+            "INSERT INTO heymarket_sync.coverage AS held (stream, line, pass, wanted, started_at)
+             VALUES ($1, $2, $3, tstzrange($4, $5), $6)
+             ON CONFLICT (stream, line, pass) DO UPDATE SET wanted = excluded.wanted
+             WHERE held.pass = $7 AND held.wanted <> excluded.wanted",
+            key.stream.name(),
+            key.line,
+            key.pass,
+            wanted_from,
+            wanted_to,
+            started_at,
+            STANDING,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("beginning a pass"))?;
+        // Absent only where another process ended the pass in between.
+        Ok(self.pass(key).await?.unwrap_or(PassState {
+            started_at,
+            wanted_from,
+            wanted_to,
+            covered: Vec::new(),
+        }))
+    }
+
+    /// Begins the pass again with nothing covered: a new round of a recheck.
+    ///
+    /// # Errors
+    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds.
+    pub async fn restart_pass(
+        &self,
+        key: &LineKey,
+        wanted_from: Option<DateTime<Utc>>,
+        wanted_to: Option<DateTime<Utc>>,
+        started_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        check_window(key, wanted_from, wanted_to)?;
+        debug_assert_ne!(key.pass, STANDING, "the standing pass shrinks by withdrawals alone");
+        sqlx::query!(
+            "INSERT INTO heymarket_sync.coverage (stream, line, pass, wanted, started_at)
+             SELECT $1, $2, $3, tstzrange($4, $5), $6 WHERE $3 <> $7
+             ON CONFLICT (stream, line, pass) DO UPDATE
+             SET wanted = excluded.wanted, started_at = excluded.started_at, covered = '{}'",
+            key.stream.name(),
+            key.line,
+            key.pass,
+            wanted_from,
+            wanted_to,
+            started_at,
+            STANDING,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("beginning a pass again"))?;
+        Ok(())
+    }
+
+    /// Drops the record of a pass that is done. The standing pass stays.
+    pub async fn end_pass(&self, key: &LineKey) -> Result<(), StoreError> {
+        sqlx::query!(
+            "DELETE FROM heymarket_sync.coverage WHERE stream = $1 AND line = $2 AND pass = $3 AND pass <> $4",
+            key.stream.name(),
+            key.line,
+            key.pass,
+            STANDING,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("ending a pass"))?;
+        Ok(())
+    }
+
+    /// The pass's row, or `None` where it has not begun or is done.
+    pub async fn pass(&self, key: &LineKey) -> Result<Option<PassState>, StoreError> {
+        let rows = self.read_coverage(Some(key)).await?;
+        Ok(rows.into_iter().next().map(|(_, state)| state))
+    }
+
+    /// All rows of the ledger, by stream, line and pass.
+    pub async fn coverage(&self) -> Result<Vec<(LineKey, PassState)>, StoreError> {
+        self.read_coverage(None).await
+    }
+
+    /// What of `wanted` is not covered, newest first; all of it where the pass has not begun.
+    pub async fn gaps(&self, key: &LineKey, wanted: Interval) -> Result<Vec<Interval>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT lower(gap) AS "start", upper(gap) AS "end!"
+            FROM unnest(
+                tstzmultirange(tstzrange($4, $5)) - coalesce((
+                    SELECT covered FROM heymarket_sync.coverage
+                    WHERE stream = $1 AND line = $2 AND pass = $3), '{}')
+            ) AS gap
+            ORDER BY gap DESC
+            "#,
+            key.stream.name(),
+            key.line,
+            key.pass,
+            wanted.start(),
+            wanted.end(),
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("reading gaps"))?;
+        Ok(rows.into_iter().filter_map(|row| Interval::new(row.start, row.end)).collect())
+    }
+
+    /// Takes back what was proved of `interval`, with the reason in the log, and returns what that was,
+    /// newest first. Rows stay; they are read again.
+    pub async fn withdraw(
+        &self,
+        key: &LineKey,
+        interval: Interval,
+        reason: &str,
+    ) -> Result<Vec<Interval>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            WITH held AS (
+                SELECT stream, line, pass, covered * tstzmultirange(tstzrange($4, $5)) AS withdrawn
+                FROM heymarket_sync.coverage
+                WHERE stream = $1 AND line = $2 AND pass = $3
+                FOR UPDATE
+            ), shrunk AS (
+                UPDATE heymarket_sync.coverage c SET covered = c.covered - held.withdrawn
+                FROM held
+                WHERE c.stream = held.stream AND c.line = held.line AND c.pass = held.pass
+                  AND NOT isempty(held.withdrawn)
+                RETURNING held.withdrawn
+            )
+            SELECT lower(part) AS "start", upper(part) AS "end!"
+            FROM shrunk, unnest(withdrawn) AS part
+            ORDER BY part DESC
+            "#,
+            key.stream.name(),
+            key.line,
+            key.pass,
+            interval.start(),
+            interval.end(),
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("withdrawing coverage"))?;
+        let withdrawn: Vec<_> =
+            rows.into_iter().filter_map(|row| Interval::new(row.start, row.end)).collect();
+        for part in &withdrawn {
+            tracing::warn!(
+                stream = key.stream.name(), line = key.line, pass = key.pass, interval = %part, reason,
+                "coverage withdrawn: the interval is read again"
+            );
+        }
+        Ok(withdrawn)
+    }
+
+    async fn read_coverage(&self, key: Option<&LineKey>) -> Result<Vec<(LineKey, PassState)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT stream, line, pass, started_at,
+                   lower(wanted) AS wanted_from, upper(wanted) AS wanted_to,
+                   ARRAY(SELECT lower(r) FROM unnest(covered) AS r ORDER BY r DESC) AS "starts!: Vec<Option<DateTime<Utc>>>",
+                   ARRAY(SELECT upper(r) FROM unnest(covered) AS r ORDER BY r DESC) AS "ends!: Vec<DateTime<Utc>>"
+            FROM heymarket_sync.coverage
+            WHERE $1::text IS NULL OR (stream = $1 AND line = $2 AND pass = $3)
+            ORDER BY stream, line, pass
+            "#,
+            key.map(|key| key.stream.name()),
+            key.map(|key| key.line.as_str()),
+            key.map(|key| key.pass.as_str()),
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("reading coverage"))?;
+        rows.into_iter()
+            .map(|row| {
+                let stream =
+                    row.stream.parse().map_err(|_| StoreError::UnknownStream { name: row.stream })?;
+                let covered = row.starts.into_iter().zip(row.ends);
+                let state = PassState {
+                    started_at: row.started_at,
+                    wanted_from: row.wanted_from,
+                    wanted_to: row.wanted_to,
+                    covered: covered.filter_map(|(start, end)| Interval::new(start, end)).collect(),
+                };
+                Ok((LineKey { stream, line: row.line, pass: row.pass }, state))
+            })
+            .collect()
+    }
+}
+
+/// Adds `intervals` to what the line has covered; does nothing where the pass has ended, or where
+/// they are covered already.
+pub(super) async fn prove(
+    connection: &mut PgConnection,
+    key: &LineKey,
+    intervals: &[Interval],
+) -> Result<(), StoreError> {
+    let starts: Vec<_> = intervals.iter().map(Interval::start).collect();
+    let ends: Vec<_> = intervals.iter().map(Interval::end).collect();
+    sqlx::query!(
+        "UPDATE heymarket_sync.coverage c SET covered = c.covered + p.proved
+         FROM (
+             SELECT range_agg(tstzrange(lower_end, upper_end)) AS proved
+             FROM unnest($4::timestamptz[], $5::timestamptz[]) AS i (lower_end, upper_end)
+         ) p
+         WHERE c.stream = $1 AND c.line = $2 AND c.pass = $3 AND NOT c.covered @> p.proved",
+        key.stream.name(),
+        key.line,
+        key.pass,
+        starts as _,
+        &ends,
+    )
+    .execute(connection)
+    .await
+    .map_err(StoreError::query("recording coverage"))?;
+    Ok(())
+}
+
+fn check_window(
+    key: &LineKey,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    match (from, to) {
+        (Some(from), Some(to)) if from >= to => {
+            Err(StoreError::EmptyWindow { line: key.line.clone(), pass: key.pass.clone() })
+        }
+        _ => Ok(()),
+    }
+}

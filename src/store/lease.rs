@@ -1,0 +1,146 @@
+//! The lead: one lease row, kept by the database's clock.
+//!
+//! A takeover locks the row `FOR UPDATE`; a writing transaction checks its epoch at its end with
+//! `FOR KEY SHARE`, which a renewal does not wait for and a takeover does. So what a leader commits is
+//! committed before its successor begins, and what a former leader still has in hand fails.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{Store, StoreError};
+
+/// How long the lead holds without a renewal, by the database's clock.
+pub const LEASE_TTL: Duration = Duration::from_secs(4);
+/// How often the leader renews.
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(1);
+/// How often one that stands by looks whether the lead is free.
+pub const LEASE_POLL: Duration = Duration::from_millis(500);
+
+/// The lead, as long as nobody took it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    holder: String,
+    epoch: i64,
+}
+
+impl Lease {
+    /// Who holds it.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// Grows with each change of leader.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+}
+
+/// Who leads, and since when by the database's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub holder: String,
+    pub acquired_at: DateTime<Utc>,
+}
+
+impl Store {
+    /// Takes the lead for `holder` if it is free or void; `Ok(Err(_))` names who has it.
+    pub async fn acquire_lease(&self, holder: &str) -> Result<Result<Lease, Holder>, StoreError> {
+        let failed = || StoreError::query("taking the lead");
+        // Looked at without a lock first: those that stand by must not make the leader wait.
+        if let Some(present) = self.leader().await? {
+            return Ok(Err(present));
+        }
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
+        let first = sqlx::query_scalar!(
+            "INSERT INTO heymarket_sync.lease (epoch, holder, acquired_at, expires_at)
+             VALUES (1, $1, clock_timestamp(), clock_timestamp() + make_interval(secs => $2))
+             ON CONFLICT (singleton) DO NOTHING
+             RETURNING epoch",
+            holder,
+            LEASE_TTL.as_secs_f64(),
+        )
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(failed())?;
+        if let Some(epoch) = first {
+            transaction.commit().await.map_err(failed())?;
+            return Ok(Ok(Lease { holder: holder.to_owned(), epoch }));
+        }
+        let present = sqlx::query!(
+            r#"SELECT holder, acquired_at, expires_at > clock_timestamp() AS "alive!"
+               FROM heymarket_sync.lease FOR UPDATE"#
+        )
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(failed())?;
+        if present.alive {
+            let present = Holder { holder: present.holder, acquired_at: present.acquired_at };
+            return Ok(Err(present));
+        }
+        let epoch = sqlx::query_scalar!(
+            "UPDATE heymarket_sync.lease
+             SET epoch = epoch + 1, holder = $1, acquired_at = clock_timestamp(),
+                 expires_at = clock_timestamp() + make_interval(secs => $2)
+             RETURNING epoch",
+            holder,
+            LEASE_TTL.as_secs_f64(),
+        )
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(failed())?;
+        transaction.commit().await.map_err(failed())?;
+        Ok(Ok(Lease { holder: holder.to_owned(), epoch }))
+    }
+
+    /// Holds the lead for another [`LEASE_TTL`] from now. A lease that ran out but that nobody took
+    /// over holds again.
+    ///
+    /// # Errors
+    /// [`StoreError::LeadLost`] where another took over.
+    pub async fn renew_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let renewed = sqlx::query!(
+            "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)
+             WHERE epoch = $1",
+            lease.epoch,
+            LEASE_TTL.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("renewing the lead"))?;
+        if renewed.rows_affected() == 0 { Err(StoreError::LeadLost) } else { Ok(()) }
+    }
+
+    /// Gives the lead back, for another to take at once. Does nothing where it is lost already.
+    pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE heymarket_sync.lease SET expires_at = '-infinity' WHERE epoch = $1",
+            lease.epoch
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("giving the lead back"))?;
+        Ok(())
+    }
+
+    /// Who leads now, by the database's clock.
+    pub async fn leader(&self) -> Result<Option<Holder>, StoreError> {
+        sqlx::query_as!(
+            Holder,
+            "SELECT holder, acquired_at FROM heymarket_sync.lease WHERE expires_at > clock_timestamp()"
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("asking who leads"))
+    }
+}
+
+/// Fails the transaction of a former leader, and makes a takeover wait for that of the present one.
+pub(super) async fn check(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
+    sqlx::query_scalar!("SELECT epoch FROM heymarket_sync.lease WHERE epoch = $1 FOR KEY SHARE", lease.epoch)
+        .fetch_optional(connection)
+        .await
+        .map_err(StoreError::query("checking the lead"))?
+        .map_or(Err(StoreError::LeadLost), |_| Ok(()))
+}

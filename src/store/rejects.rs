@@ -1,0 +1,154 @@
+//! Rows, or parts of rows, that could not be read: set aside as they came.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::api::model::{Contact, Conversation, Message, Reject, Stream};
+
+use super::{Batch, Store, StoreError};
+
+impl Store {
+    /// How many rejects of each stream are unresolved; streams without any are left out.
+    pub async fn open_rejects(&self) -> Result<BTreeMap<Stream, u64>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT stream, count(*) AS "open!" FROM heymarket_sync.rejects
+               WHERE resolved_at IS NULL GROUP BY stream"#
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("counting rejects"))?;
+        rows.into_iter()
+            .map(|row| {
+                let stream =
+                    row.stream.parse().map_err(|_| StoreError::UnknownStream { name: row.stream })?;
+                Ok((stream, row.open.unsigned_abs()))
+            })
+            .collect()
+    }
+}
+
+/// Sets `rejects` aside: one row per source id, or per payload where the id is unknown, with the latest
+/// payload and reason. Returns how many rows that wrote.
+pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[Reject]) -> Result<u64, StoreError> {
+    if rejects.is_empty() {
+        return Ok(0);
+    }
+    let streams: Vec<_> = rejects.iter().map(|reject| reject.stream.name()).collect();
+    let source_ids: Vec<_> = rejects.iter().map(|reject| reject.source_id.as_deref()).collect();
+    let partials: Vec<_> = rejects.iter().map(|reject| reject.partial).collect();
+    let reasons: Vec<_> = rejects.iter().map(|reject| reject.reason.as_str()).collect();
+    let payloads: Vec<_> = rejects.iter().map(|reject| reject.payload.as_slice()).collect();
+    let written = sqlx::query!(
+        r#"
+        INSERT INTO heymarket_sync.rejects AS held (stream, source_id, partial, reason, payload, times)
+        SELECT DISTINCT ON (i.stream, i.identity)
+               i.stream, i.source_id, i.partial, i.reason, i.payload,
+               count(*) OVER (PARTITION BY i.stream, i.identity)
+        FROM (
+            SELECT *, coalesce('id ' || source_id, 'sha256 ' || encode(sha256(payload), 'hex')) AS identity
+            FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::bytea[])
+                 WITH ORDINALITY AS i (stream, source_id, partial, reason, payload, position)
+        ) i
+        ORDER BY i.stream, i.identity, i.position DESC
+        ON CONFLICT (stream, identity) DO UPDATE
+        SET partial = excluded.partial, reason = excluded.reason, payload = excluded.payload,
+            last_seen = excluded.last_seen, times = held.times + excluded.times, resolved_at = NULL
+        "#,
+        streams as _,
+        source_ids as _,
+        &partials,
+        reasons as _,
+        payloads as _,
+    )
+    .execute(connection)
+    .await
+    .map_err(StoreError::query("setting rejects aside"))?;
+    Ok(written.rows_affected())
+}
+
+/// Resolves the rejects of rows that this batch brought readable, where the version held is the one that
+/// it brought. Embedded conversations resolve nothing: they may be shorter than the row itself.
+pub(super) async fn resolve(
+    connection: &mut PgConnection,
+    batch: &Batch,
+    messages: &[&Message],
+    conversations: &[(&Conversation, bool)],
+    contacts: &[&Contact],
+) -> Result<(), StoreError> {
+    let streams = Stream::ALL.map(Stream::name);
+    let open = sqlx::query_scalar!(
+        r#"SELECT s AS "stream!" FROM unnest($1::text[]) AS s
+           WHERE EXISTS (
+               SELECT FROM heymarket_sync.rejects r
+               WHERE r.stream = s AND r.source_id IS NOT NULL AND r.resolved_at IS NULL)"#,
+        streams.as_slice() as _,
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::query("looking for open rejects"))?;
+    for stream in Stream::ALL.into_iter().filter(|stream| open.iter().any(|name| name == stream.name())) {
+        let versions: Vec<Version> = match stream {
+            Stream::Messages => messages.iter().map(|row| (row.id, None, row.updated)).collect(),
+            Stream::Conversations => {
+                let listed = conversations.iter().filter(|(_, embedded)| !embedded);
+                listed.map(|(row, _)| (row.id, None, row.updated)).collect()
+            }
+            Stream::Contacts => contacts.iter().map(|row| (row.id, row.rev, row.updated)).collect(),
+        };
+        resolve_stream(connection, batch, stream, &versions).await?;
+    }
+    Ok(())
+}
+
+/// A row's id, its `rev` (contacts) and its `updated`.
+type Version = (i64, Option<i64>, Option<DateTime<Utc>>);
+
+async fn resolve_stream(
+    connection: &mut PgConnection,
+    batch: &Batch,
+    stream: Stream,
+    versions: &[Version],
+) -> Result<(), StoreError> {
+    let unreadable = batch.unreadable(stream);
+    let mut source_ids = Vec::new();
+    let (mut ids, mut revs, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, rev, updated) in versions {
+        let source_id = id.to_string();
+        if !unreadable.contains(source_id.as_str()) {
+            source_ids.push(source_id);
+            ids.push(*id);
+            revs.push(*rev);
+            times.push(*updated);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"
+        UPDATE heymarket_sync.rejects r SET resolved_at = now()
+        FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS i (source_id, id, rev, updated)
+        WHERE r.stream = $1 AND r.source_id = i.source_id AND r.resolved_at IS NULL
+          AND CASE $1
+              WHEN 'messages' THEN EXISTS (
+                  SELECT FROM heymarket.messages h WHERE h.id = i.id AND h.updated IS NOT DISTINCT FROM i.updated)
+              WHEN 'conversations' THEN EXISTS (
+                  SELECT FROM heymarket.conversations h
+                  WHERE h.id = i.id AND h.updated IS NOT DISTINCT FROM i.updated)
+              ELSE EXISTS (
+                  SELECT FROM heymarket.contacts h
+                  WHERE h.id = i.id AND (h.rev, h.updated) IS NOT DISTINCT FROM (i.rev, i.updated)) END
+        "#,
+        stream.name(),
+        &source_ids,
+        &ids,
+        revs as _,
+        times as _,
+    )
+    .execute(connection)
+    .await
+    .map_err(StoreError::query("resolving rejects"))?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What is held and who is at work, for `status` and the status page.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::api::model::Stream;
+
+use super::{Holder, LineKey, PassState, Reading, Run, Store, StoreError};
+
+/// How many runs a status lists.
+const LISTED_RUNS: u32 = 20;
+
+/// What the database says of the mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+    /// Bytes on disk, the whole database.
+    pub database_bytes: i64,
+    pub leader: Option<Holder>,
+    pub streams: BTreeMap<Stream, StreamStatus>,
+    pub coverage: Vec<(LineKey, PassState)>,
+    pub readings: Vec<Reading>,
+    /// The newest runs, newest first.
+    pub runs: Vec<Run>,
+}
+
+/// What the database says of one stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// The planner's estimate: counting millions of rows takes seconds.
+    pub estimated_rows: i64,
+    /// Time of the newest row: `date` of messages, `updated` of the others.
+    pub newest: Option<DateTime<Utc>>,
+    pub open_rejects: u64,
+}
+
+impl Store {
+    /// Reads the whole status: no statement takes longer on a larger mirror.
+    pub async fn status(&self) -> Result<Status, StoreError> {
+        let database =
+            sqlx::query!(r#"SELECT now() AS "now!", pg_database_size(current_database()) AS "bytes!""#)
+                .fetch_one(&self.pool)
+                .await
+                .map_err(StoreError::query("reading the database's size"))?;
+        Ok(Status {
+            now: database.now,
+            database_bytes: database.bytes,
+            leader: self.leader().await?,
+            streams: self.stream_status().await?,
+            coverage: self.coverage().await?,
+            readings: self.readings().await?,
+            runs: self.recent_runs(LISTED_RUNS).await?,
+        })
+    }
+
+    async fn stream_status(&self) -> Result<BTreeMap<Stream, StreamStatus>, StoreError> {
+        // Of a table that was never analyzed the planner knows no rows, only its size;
+        // then the count is bounded.
+        let rows = sqlx::query!(
+            r#"
+            SELECT 'messages' AS "stream!", (SELECT max(date) FROM heymarket.messages) AS newest,
+                   (SELECT reltuples::bigint FROM pg_class WHERE oid = 'heymarket.messages'::regclass) AS "rows!",
+                   (SELECT count(*) FROM (SELECT FROM heymarket.messages LIMIT 10000) m) AS "counted!"
+            UNION ALL
+            SELECT 'conversations', (SELECT max(updated) FROM heymarket.conversations),
+                   (SELECT reltuples::bigint FROM pg_class WHERE oid = 'heymarket.conversations'::regclass),
+                   (SELECT count(*) FROM (SELECT FROM heymarket.conversations LIMIT 10000) c)
+            UNION ALL
+            SELECT 'contacts', (SELECT max(updated) FROM heymarket.contacts),
+                   (SELECT reltuples::bigint FROM pg_class WHERE oid = 'heymarket.contacts'::regclass),
+                   (SELECT count(*) FROM (SELECT FROM heymarket.contacts LIMIT 10000) c)
+            "#
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("reading what is held"))?;
+        let open = self.open_rejects().await?;
+        rows.into_iter()
+            .map(|row| {
+                let stream =
+                    row.stream.parse().map_err(|_| StoreError::UnknownStream { name: row.stream })?;
+                let estimated_rows =
+                    if row.counted < 10_000 { row.counted } else { row.rows.max(row.counted) };
+                let open_rejects = open.get(&stream).copied().unwrap_or_default();
+                Ok((stream, StreamStatus { estimated_rows, newest: row.newest, open_rejects }))
+            })
+            .collect()
+    }
+}
