@@ -135,7 +135,8 @@ impl App {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
         let service = Service::new(self.store.clone(), Arc::clone(&self.progress), Arc::clone(&self.health));
-        let (address, server) = http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
+        let (address, server) =
+            http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
         listening(address);
         info!(%address, "listening");
         let mut standing_by = false;

@@ -17,7 +17,8 @@ pub fn init(format: LogFormat, level: &str, bars: Option<MultiProgress>) {
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,heymarket_sync={level}")));
     let writer = Stderr { bars };
     let terminal = io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
     let json = match format {
         LogFormat::Auto => !terminal,
         LogFormat::Json => true,

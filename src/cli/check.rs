@@ -52,7 +52,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Cl
     match verdicts.failed {
         0 => Ok(()),
         // A missing credential is wrong configuration, and says so by its status.
-        _ if !usable => Err(credentials.err().map_or_else(|| CliError::Failed(String::new()), CliError::Config)),
+        _ if !usable => {
+            Err(credentials.err().map_or_else(|| CliError::Failed(String::new()), CliError::Config))
+        }
         failed => Err(CliError::Failed(format!("{failed} checks failed"))),
     }
 }
@@ -65,14 +67,19 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
     match app.store.schema_state().await {
         Ok(SchemaState::Current) => verdicts.good("schema", "current"),
         Ok(SchemaState::Newer(_)) => {
-            verdicts.bad("schema", "newer than this program; run the version that applied it, or a later one");
+            verdicts
+                .bad("schema", "newer than this program; run the version that applied it, or a later one");
         }
         Ok(_) => verdicts.good("schema", "to be applied; `run`, `sync` and `migrate` do it"),
         Err(error) => verdicts.bad("schema", &telemetry::chain(&error)),
     }
 }
 
-async fn credentials_and_clock(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: &CancellationToken) {
+async fn credentials_and_clock(
+    api: &crate::config::Api,
+    verdicts: &mut Verdicts,
+    cancel: &CancellationToken,
+) {
     let client = match Client::new(api) {
         Ok(client) => client,
         Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),

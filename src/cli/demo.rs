@@ -75,8 +75,10 @@ pub async fn run(
     println!("A sandbox API with {} made-up messages is running at {}", args.messages, sandbox.base_url());
     let secret = sandbox.credentials().secrets.first().cloned();
     let secret = secret.ok_or_else(|| CliError::Failed("the sandbox has no credentials".to_owned()))?;
-    settings.api.base_url =
-        sandbox.base_url().parse().map_err(|error| CliError::Failed(format!("the sandbox's address: {error}")))?;
+    settings.api.base_url = sandbox
+        .base_url()
+        .parse()
+        .map_err(|error| CliError::Failed(format!("the sandbox's address: {error}")))?;
     let value = |text: String| SecretSource::Value(SecretString::from(text));
     settings.api.credentials = Some(Credentials::Secret { id: value(secret.id), key: value(secret.key) });
     // Its own database beside the user's: never the one that is configured for real use.
@@ -122,7 +124,10 @@ async fn live(
                       FROM heymarket.messages ORDER BY date DESC LIMIT 3",
             };
             if let Err(error) = show(app, &newest).await {
-                tracing::warn!(error = crate::telemetry::chain(&error), "the newest messages could not be read");
+                tracing::warn!(
+                    error = crate::telemetry::chain(&error),
+                    "the newest messages could not be read"
+                );
             }
         }
     };
@@ -163,7 +168,8 @@ async fn show(app: &App, query: &Query) -> Result<(), CliError> {
 
 /// Rows of a JSON array of objects, as columns.
 fn table(json: &str) -> String {
-    let rows: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(json).unwrap_or_default();
+    let rows: Vec<serde_json::Map<String, serde_json::Value>> =
+        serde_json::from_str(json).unwrap_or_default();
     let Some(first) = rows.first() else { return "  (no rows)\n".to_owned() };
     let names: Vec<&String> = first.keys().collect();
     let cell = |value: &serde_json::Value| match value {
@@ -171,7 +177,10 @@ fn table(json: &str) -> String {
         other => other.to_string(),
     };
     let mut lines = vec![names.iter().map(|name| (*name).clone()).collect::<Vec<_>>()];
-    lines.extend(rows.iter().map(|row| names.iter().map(|name| row.get(*name).map(cell).unwrap_or_default()).collect()));
+    lines.extend(
+        rows.iter()
+            .map(|row| names.iter().map(|name| row.get(*name).map(cell).unwrap_or_default()).collect()),
+    );
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..names.len()).map(width).collect();
     let mut text = String::new();

@@ -29,7 +29,10 @@ const MISUSED: u8 = 2;
 
 /// Mirrors a Heymarket team's messages, conversations and contacts into PostgreSQL and keeps them current.
 #[derive(Parser)]
-#[command(version, about, after_help = "\
+#[command(
+    version,
+    about,
+    after_help = "\
 Example: everything with nothing set up
 
   heymarket-sync demo
@@ -38,7 +41,8 @@ Example: the daemon
 
   export HEYMARKET_API_SECRET_ID=... HEYMARKET_API_SECRET_KEY=...
   export DATABASE_URL=postgres://user:password@host/database
-  heymarket-sync run")]
+  heymarket-sync run"
+)]
 struct Cli {
     /// A configuration file; otherwise config/local.toml or /etc/heymarket-sync/config.toml, if present
     #[arg(long, global = true, value_name = "FILE")]
@@ -53,7 +57,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// The daemon: reads, upserts and checkpoints, for ever
-    #[command(after_help = "Example:\n\n  heymarket-sync run\n\nSIGTERM and SIGINT end it cleanly within 10 s; a second signal at once.")]
+    #[command(
+        after_help = "Example:\n\n  heymarket-sync run\n\nSIGTERM and SIGINT end it cleanly within 10 s; a second signal at once."
+    )]
     Run,
     Sync(sync::SyncArgs),
     Status(status::StatusArgs),
@@ -61,7 +67,9 @@ enum Verb {
     #[command(after_help = "Example:\n\n  heymarket-sync check")]
     Check,
     /// Apply the schema and exit
-    #[command(after_help = "Example: with a role that may create tables\n\n  DATABASE_URL=postgres://owner@host/database heymarket-sync migrate")]
+    #[command(
+        after_help = "Example: with a role that may create tables\n\n  DATABASE_URL=postgres://owner@host/database heymarket-sync migrate"
+    )]
     Migrate,
     /// The configuration in force, each value with where it came from, secrets hidden
     #[command(after_help = "Example:\n\n  heymarket-sync config")]
@@ -148,7 +156,9 @@ fn load(cli: &Cli) -> Result<Loaded, CliError> {
         .set
         .iter()
         .map(|pair| match pair.split_once('=') {
-            Some((key, value)) => Ok(Flag { key: key.to_owned(), value: value.to_owned(), name: "--set".to_owned() }),
+            Some((key, value)) => {
+                Ok(Flag { key: key.to_owned(), value: value.to_owned(), name: "--set".to_owned() })
+            }
             None => Err(CliError::Usage(format!("--set {pair:?}: expected KEY=VALUE"))),
         })
         .collect::<Result<Vec<_>, _>>()?;

@@ -62,7 +62,13 @@ impl Bars {
         Some(bar)
     }
 
-    fn draw(&self, bars: &[(Stream, Option<ProgressBar>)], progress: &Progress, started: Instant, last: bool) {
+    fn draw(
+        &self,
+        bars: &[(Stream, Option<ProgressBar>)],
+        progress: &Progress,
+        started: Instant,
+        last: bool,
+    ) {
         for (stream, bar) in bars {
             let of = progress.of(*stream);
             let text = line(of, started.elapsed());

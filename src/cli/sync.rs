@@ -11,7 +11,9 @@ use super::progress::Bars;
 
 /// Catch up once with everything that is due, then exit
 #[derive(clap::Args)]
-#[command(after_help = "Example: from cron\n\n  */5 * * * * heymarket-sync sync --stream messages --stream contacts")]
+#[command(
+    after_help = "Example: from cron\n\n  */5 * * * * heymarket-sync sync --stream messages --stream contacts"
+)]
 pub struct SyncArgs {
     /// Only this stream: messages, conversations or contacts; may be repeated
     #[arg(long, value_name = "NAME")]

@@ -91,8 +91,10 @@ impl Report {
                         .iter()
                         .map(|interval| Held { from: interval.start(), to: interval.end() })
                         .collect();
-                    let reaches_back =
-                        held.len() == 1 && held[0].from.is_none_or(|from| state.wanted_from.is_some_and(|wanted| from <= wanted));
+                    let reaches_back = held.len() == 1
+                        && held[0]
+                            .from
+                            .is_none_or(|from| state.wanted_from.is_some_and(|wanted| from <= wanted));
                     let top = held.first().map(|held| (status.now - held.to).as_seconds_f64());
                     LineReport {
                         line: key.line.clone(),
@@ -108,9 +110,7 @@ impl Report {
         };
         Ok(Self {
             now: status.now,
-            leader: status
-                .leader
-                .map(|leader| Leader { holder: leader.holder, since: leader.acquired_at }),
+            leader: status.leader.map(|leader| Leader { holder: leader.holder, since: leader.acquired_at }),
             api: None,
             database_bytes: status.database_bytes,
             streams: status
@@ -158,12 +158,18 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.leader {
-            Some(leader) => writeln!(f, "leader: {} since {}", leader.holder, leader.since.format("%F %T UTC"))?,
+            Some(leader) => {
+                writeln!(f, "leader: {} since {}", leader.holder, leader.since.format("%F %T UTC"))?
+            }
             None => writeln!(f, "leader: none; no daemon is running")?,
         }
         writeln!(f, "database: {:.1} MB", self.database_bytes as f64 / 1e6)?;
         for stream in &self.streams {
-            writeln!(f, "\n{}: about {} rows, {} open rejects", stream.stream, stream.estimated_rows, stream.open_rejects)?;
+            writeln!(
+                f,
+                "\n{}: about {} rows, {} open rejects",
+                stream.stream, stream.estimated_rows, stream.open_rejects
+            )?;
             if let Some(newest) = stream.newest {
                 writeln!(f, "  newest row: {}", newest.format("%F %T UTC"))?;
             }
@@ -187,10 +193,17 @@ impl fmt::Display for Report {
                 }
             }
         }
-        let failed = self.runs.iter().filter(|run| !matches!(run.outcome.as_deref(), None | Some("done" | "stopped")));
+        let failed =
+            self.runs.iter().filter(|run| !matches!(run.outcome.as_deref(), None | Some("done" | "stopped")));
         for run in failed.take(5) {
             let outcome = run.outcome.as_deref().unwrap_or_default();
-            writeln!(f, "\nlast error: {} ({}) at {}: {outcome}", run.stream, run.pass, run.started_at.format("%F %T"))?;
+            writeln!(
+                f,
+                "\nlast error: {} ({}) at {}: {outcome}",
+                run.stream,
+                run.pass,
+                run.started_at.format("%F %T")
+            )?;
         }
         Ok(())
     }

@@ -40,7 +40,12 @@ impl Verdict {
     }
 }
 
-async fn page(reader: &Reader, line: &Line, cursor: Option<DateTime<Utc>>, limit: u32) -> Result<Rows, ApiError> {
+async fn page(
+    reader: &Reader,
+    line: &Line,
+    cursor: Option<DateTime<Utc>>,
+    limit: u32,
+) -> Result<Rows, ApiError> {
     let ask = Ask { cursor, limit, page: None };
     let response = reader.client.page(&line.request(&ask), Priority::Tail, &reader.cancel).await?;
     // What is no array tells nothing here; the walks report it.
@@ -74,10 +79,13 @@ fn changes_cursor(top: &[Message]) -> Result<DateTime<Utc>, Verdict> {
     }
     let dates: Vec<_> = top.iter().filter_map(|row| row.date).collect();
     if dates.is_sorted_by(|above, below| above >= below) {
-        return Err(Verdict::Undecided("the newest messages are in the same order by date and by updated".to_owned()));
+        return Err(Verdict::Undecided(
+            "the newest messages are in the same order by date and by updated".to_owned(),
+        ));
     }
     let tells = |cursor: DateTime<Utc>| {
-        top.iter().any(|row| row.updated.is_some_and(|at| at > cursor) && row.date.is_some_and(|at| at < cursor))
+        top.iter()
+            .any(|row| row.updated.is_some_and(|at| at > cursor) && row.date.is_some_and(|at| at < cursor))
     };
     updated
         .iter()
@@ -104,15 +112,16 @@ fn judge_changes(top: &[Message], below: &[Message], cursor: DateTime<Utc>) -> V
 pub async fn conversation_views(reader: &Reader) -> Result<Vec<(View, Verdict)>, ApiError> {
     let inboxes = match reader.client.inboxes(Priority::Tail, &reader.cancel).await {
         Ok(inboxes) => inboxes.into_iter().map(|inbox| inbox.id).collect(),
-        Err(error) if matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::NotFound | ErrorKind::NotJson) => {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::NotFound | ErrorKind::NotJson) =>
+        {
             Vec::new()
         }
         Err(error) => return Err(error),
     };
     let mut views = Vec::new();
     let mut covered_by: Option<i64> = None;
-    let candidates =
-        [View::Closed { inboxes: Vec::new() }, View::Closed { inboxes }, View::Archived];
+    let candidates = [View::Closed { inboxes: Vec::new() }, View::Closed { inboxes }, View::Archived];
     for view in candidates {
         let line = Line::new(Stream::Conversations, TimeField::Updated, view.clone());
         let hidden = match page(reader, &line, None, 1).await {
@@ -124,7 +133,8 @@ pub async fn conversation_views(reader: &Reader) -> Result<Vec<(View, Verdict)>,
         if covered_by == Some(id) {
             continue;
         }
-        let own = page(reader, &Line::main(Stream::Conversations), Some(updated + TICK), reader.limit).await?;
+        let own =
+            page(reader, &Line::main(Stream::Conversations), Some(updated + TICK), reader.limit).await?;
         let verdict = if own.conversations.iter().any(|row| row.id == id) {
             Verdict::No("the endpoint lists them unasked".to_owned())
         } else {

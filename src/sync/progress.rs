@@ -54,7 +54,8 @@ impl Default for StreamProgress {
 impl StreamProgress {
     /// The oldest row read in this process.
     pub fn oldest(&self) -> Option<DateTime<Utc>> {
-        DateTime::from_timestamp_micros(self.oldest.load(Relaxed)).filter(|_| self.oldest.load(Relaxed) != i64::MAX)
+        DateTime::from_timestamp_micros(self.oldest.load(Relaxed))
+            .filter(|_| self.oldest.load(Relaxed) != i64::MAX)
     }
 
     /// The share, 0 to 1, of the wanted time line that is held; `None` before a fill has begun.

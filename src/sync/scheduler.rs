@@ -131,7 +131,8 @@ impl Term {
                 health: Arc::clone(&self.health),
                 in_flight: Arc::new(Semaphore::new(api.max_in_flight)),
                 limit: api.page_size,
-                settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin).unwrap_or(TimeDelta::MAX),
+                settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
+                    .unwrap_or(TimeDelta::MAX),
                 patient: forever,
                 cancel: cancel.clone(),
             },
@@ -259,12 +260,14 @@ impl Engine {
         let mut decided = true;
         match stream {
             Stream::Contacts => {
-                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await {
+                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await
+                {
                     self.total(stream, total);
                 }
             }
             Stream::Messages => {
-                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await {
+                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await
+                {
                     self.total(stream, total);
                 }
                 let verdict = detect::message_changes(&self.reader).await?;
@@ -275,7 +278,8 @@ impl Engine {
                 }
             }
             Stream::Conversations => {
-                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await {
+                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await
+                {
                     self.total(stream, total);
                 }
                 let views = detect::conversation_views(&self.reader).await?;
@@ -309,7 +313,13 @@ impl Engine {
         Ok(())
     }
 
-    async fn line(&self, line: Line, run: i64, changes_are_seen: bool, forever: bool) -> Result<(), SyncError> {
+    async fn line(
+        &self,
+        line: Line,
+        run: i64,
+        changes_are_seen: bool,
+        forever: bool,
+    ) -> Result<(), SyncError> {
         let mut retry = RETRY_FIRST;
         let oldest = loop {
             match detect::oldest(&self.reader, &line).await {
@@ -384,7 +394,8 @@ impl LineTask {
             rechecks,
             wanted_from,
             started_at: state.started_at,
-            floor: now - margin,
+            // Two seconds lower: the server tells its time in whole seconds.
+            floor: now - margin - TimeDelta::seconds(2),
             engine,
             errand,
             settings,
@@ -406,6 +417,7 @@ impl LineTask {
         self.engine.reader.writer.flush().await?;
         self.recheck().await?;
         left += self.drain().await?;
+        left = left.max(self.gaps().await?.len());
         if left > 0 { Err(SyncError::Open(left)) } else { Ok(()) }
     }
 
@@ -529,7 +541,9 @@ impl LineTask {
                     continue;
                 }
                 let from = now - TimeDelta::from_std(recheck.window).unwrap_or(TimeDelta::MAX);
-                let Some(window) = Interval::new(Some(from).max(self.wanted_from), self.floor) else { continue };
+                let Some(window) = Interval::new(Some(from).max(self.wanted_from), self.floor) else {
+                    continue;
+                };
                 self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
                 gaps = vec![window];
             }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use heymarket_sync::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
+use heymarket_sync::store::Store;
 use reqwest::Url;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use testcontainers_modules::{
@@ -70,8 +71,12 @@ pub async fn empty_database() -> TestDatabase {
 }
 
 /// Brings an empty database to the current schema: the template of all others.
-async fn migrate_template(_pool: &PgPool) -> Result<(), sqlx::Error> {
-    Ok(())
+async fn migrate_template(pool: &PgPool) -> Result<(), sqlx::Error> {
+    Store::from_pool(pool.clone())
+        .migrate()
+        .await
+        .map(drop)
+        .map_err(|error| sqlx::Error::Configuration(error.into()))
 }
 
 async fn create(migrated: bool) -> TestDatabase {

@@ -2,3 +2,4 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod database;
+pub mod mirror;

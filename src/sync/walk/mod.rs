@@ -307,7 +307,8 @@ impl Walk {
     }
 
     fn go_on(&mut self, proven: Option<Interval>, hole: Option<(Interval, Obstacle)>) -> Finding {
-        let past_start = self.seam.back().is_some_and(|place| self.start.is_some_and(|start| place.0 < start));
+        let past_start =
+            self.seam.back().is_some_and(|place| self.start.is_some_and(|start| place.0 < start));
         if past_start {
             return Finding { proven, hole, next: Next::Done };
         }

@@ -114,9 +114,13 @@ fn one_empty_page_is_not_the_end() {
     let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
     let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
     for slip in 0..8 {
-        let walked = walk(Walk::below(gap, 200), |ask, request| {
-            if request == slip { vec![] } else { EXACT.answer(&rows, ask) }
-        });
+        let walked =
+            walk(
+                Walk::below(gap, 200),
+                |ask, request| {
+                    if request == slip { vec![] } else { EXACT.answer(&rows, ask) }
+                },
+            );
         assert_eq!(walked.seen.len(), 1_000, "empty page {slip}");
         assert!(covers(&walked.proven, gap), "empty page {slip}");
     }

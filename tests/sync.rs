@@ -1,0 +1,238 @@
+//! The whole way, from the sandbox API to rows: every row and field of the source is in the mirror.
+
+mod support;
+
+use std::time::Duration;
+
+use heymarket_sync::app::App;
+use heymarket_sync::config::{self, Settings, Sources};
+use heymarket_sync::sandbox::{
+    DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions, SandboxSecret, TeamOptions,
+};
+use heymarket_sync::store::{STANDING, Store};
+use support::database::{TestDatabase, database};
+use support::mirror::assert_equals;
+use tokio_util::sync::CancellationToken;
+
+/// A sandbox, a database, and a daemon's settings between them.
+struct Rig {
+    sandbox: Sandbox,
+    database: TestDatabase,
+    settings: Vec<(String, String)>,
+}
+
+impl Rig {
+    async fn new(options: SandboxOptions) -> Self {
+        let rate_limit = RateLimit { per_minute: None, ..RateLimit::default() };
+        let sandbox = Sandbox::start(SandboxOptions { rate_limit, ..options }).await.unwrap();
+        Self { sandbox, database: database().await, settings: Vec::new() }
+    }
+
+    fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.push((format!("HEYMARKET_SYNC__{key}"), value.to_owned()));
+        self
+    }
+
+    fn settings(&self) -> Settings {
+        let SandboxSecret { id, key } = self.sandbox.credentials().secrets[0].clone();
+        let well_known = [
+            ("HEYMARKET_API_BASE_URL", self.sandbox.base_url()),
+            ("HEYMARKET_API_SECRET_ID", id),
+            ("HEYMARKET_API_SECRET_KEY", key),
+            ("DATABASE_URL", self.database.url().to_owned()),
+            ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
+        ];
+        let own = self.settings.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+        let environment =
+            well_known.into_iter().map(|(name, value)| (name.into(), value.into())).chain(own).collect();
+        let nowhere = std::path::PathBuf::from("nowhere");
+        let sources = Sources {
+            config_file: None,
+            working_dir: nowhere.clone(),
+            system_file: nowhere,
+            environment,
+            flags: Vec::new(),
+        };
+        config::load(&sources).unwrap().settings
+    }
+
+    async fn app(&self) -> App {
+        App::open(self.settings(), "test", &CancellationToken::new()).await.unwrap()
+    }
+
+    /// Catches up once, in a process of its own as far as the mirror can tell.
+    async fn sync(&self) -> App {
+        let app = self.app().await;
+        app.sync(&[], &CancellationToken::new()).await.unwrap();
+        app
+    }
+
+    async fn assert_equal(&self, store: &Store) {
+        assert_equals(self.sandbox.state(), store.pool()).await;
+    }
+
+    fn pages(&self) -> u64 {
+        let counters = self.sandbox.state().counters();
+        [Endpoint::Messages, Endpoint::Conversations, Endpoint::Contacts]
+            .iter()
+            .map(|endpoint| counters.requests_to(*endpoint))
+            .sum()
+    }
+}
+
+fn team(messages: usize) -> TeamOptions {
+    TeamOptions {
+        messages,
+        conversations: messages / 10,
+        contacts: messages * 3 / 40,
+        ..TeamOptions::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_and_field_of_the_source_is_mirrored() {
+    let rig = Rig::new(SandboxOptions { team: team(5_000), gzip: true, ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    rig.assert_equal(&app.store).await;
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_pages_and_broadcasts_longer_than_a_page_lose_nothing() {
+    for default_view in [DefaultView::Both, DefaultView::Open] {
+        let paging = Paging { cap: 30, conversations: default_view, ..Paging::default() };
+        let rig = Rig::new(SandboxOptions { team: team(2_000), paging, ..SandboxOptions::default() }).await;
+        let app = rig.sync().await;
+        rig.assert_equal(&app.store).await;
+        app.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_since_is_brought_by_the_next_sync() {
+    let rig = Rig::new(SandboxOptions { team: team(2_000), ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    let state = rig.sandbox.state();
+    for _ in 0..500 {
+        state.apply_event(state.now());
+    }
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    rig.assert_equal(&app.store).await;
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_changes_late_is_brought_though_its_message_is_old() {
+    let rig = Rig::new(SandboxOptions { team: team(2_000), ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    let state = rig.sandbox.state();
+    let oldest = *state.messages().keys().next().unwrap();
+    assert!(state.change_message(oldest, |message| {
+        message.status = "bounced".into();
+        message.updated = state.now();
+    }));
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    rig.assert_equal(&app.store).await;
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_with_nothing_new_asks_little_and_writes_nothing() {
+    let rig = Rig::new(SandboxOptions { team: team(3_000), ..SandboxOptions::default() }).await;
+    rig.sync().await.close().await;
+    let written: Vec<(i64, String)> = snapshot(&rig).await;
+    rig.sandbox.state().reset_observations();
+    rig.sync().await.close().await;
+    assert_eq!(snapshot(&rig).await, written);
+    // Per line a tick before and one after the fill, and a few that find out how the API reads its documents.
+    assert!(rig.pages() <= 24, "{} pages", rig.pages());
+}
+
+/// Where each message lies in its table: it moves when it is written.
+async fn snapshot(rig: &Rig) -> Vec<(i64, String)> {
+    let app = rig.app().await;
+    let rows = sqlx::query_as("SELECT id, ctid::text FROM heymarket.messages ORDER BY id")
+        .fetch_all(app.store.pool())
+        .await
+        .unwrap();
+    app.close().await;
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_cut_off_goes_on_where_it_stopped() {
+    let rig = Rig::new(SandboxOptions { team: team(4_000), ..SandboxOptions::default() }).await;
+    let rig = rig.set("API__PAGE_SIZE", "20");
+    let app = rig.app().await;
+    let whole = CancellationToken::new();
+    let cut_off = async {
+        while rig.pages() < 100 {
+            tokio::task::yield_now().await;
+        }
+        whole.cancel();
+    };
+    let (outcome, ()) = tokio::join!(app.sync(&[], &whole), cut_off);
+    assert!(outcome.is_err());
+    app.close().await;
+    let before = rig.pages();
+    let app = rig.sync().await;
+    rig.assert_equal(&app.store).await;
+    let least = (4_000 + 400 + 300) / 20;
+    assert!(before < least, "the first sync was not cut off");
+    let most = least * 3;
+    assert!(rig.pages() <= most, "{} pages, {most} at most", rig.pages());
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn covered_is_everything_wanted() {
+    let rig = Rig::new(SandboxOptions { team: team(1_000), ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    let coverage = app.store.coverage().await.unwrap();
+    let standing: Vec<_> = coverage.iter().filter(|(key, _)| key.pass == STANDING).collect();
+    assert!(standing.len() >= 3, "{standing:?}");
+    for (key, state) in standing {
+        assert_eq!(state.covered.len(), 1, "{key:?}: {:?}", state.covered);
+        assert_eq!(state.covered[0].start(), state.wanted_from, "{key:?}");
+    }
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_follows_live_traffic() {
+    let rig =
+        Rig::new(SandboxOptions { team: team(2_000), live_rate: 200.0, ..SandboxOptions::default() }).await;
+    let rig = rig
+        .set("STREAMS__MESSAGES__INTERVAL", "1s")
+        .set("STREAMS__CONVERSATIONS__INTERVAL", "1s")
+        .set("STREAMS__CONTACTS__INTERVAL", "1s")
+        .set("HTTP__LISTEN", "127.0.0.1:0");
+    let app = rig.app().await;
+    let cancel = CancellationToken::new();
+    let watch = async {
+        // Until the daemon has seen some traffic.
+        let start = rig.sandbox.state().messages().len();
+        poll(|| async { rig.sandbox.state().messages().len() > start + 200 }).await;
+        rig.sandbox.state().set_live_rate(0.0);
+        poll(|| async {
+            support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
+        })
+        .await;
+        cancel.cancel();
+    };
+    let (outcome, ()) = tokio::join!(app.run(&cancel, |_| {}), watch);
+    outcome.unwrap();
+    rig.assert_equal(&app.store).await;
+    app.close().await;
+}
+
+/// Waits until `reached`, for two minutes at most.
+async fn poll<F: Future<Output = bool>>(reached: impl Fn() -> F) {
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    let wait = async {
+        while !reached().await {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), wait).await.expect("not reached in time");
+}
