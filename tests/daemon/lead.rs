@@ -82,6 +82,21 @@ async fn a_frozen_leader_that_thaws_writes_nothing_and_stands_by() {
     rig.stop(third).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_thaws_during_its_successors_fill_does_no_harm() {
+    let rig = rig().await;
+    let (leader, successor) = leader_and_successor(&rig).await;
+    leader.signal(Signal::STOP);
+    takes_over(&successor, Instant::now(), "SIGSTOP").await;
+    leader.signal(Signal::CONT);
+    ready(&leader, &["standing by"], TAKEOVER).await;
+    ready(&successor, &["leading"], VERB).await;
+    rig.equal().await;
+    rig.complete(&successor).await;
+    rig.stop(leader).await;
+    rig.stop(successor).await;
+}
+
 /// Every row with the place where this version of it lies: a row that is written moves.
 async fn held(pool: &PgPool) -> Vec<(String, i64, String)> {
     sqlx::query_as(
