@@ -71,13 +71,19 @@ async fn a_frozen_leader_that_thaws_writes_nothing_and_stands_by() {
     let third = rig.start(&["run"]);
     third.logs("leading", VERB).await;
     rig.complete(&third).await;
-    // The third one knows that it holds these, and does not ask for them again. What the frozen one has in hand is
-    // among them, and would come back with it.
+    // The third one knows that it holds these, and does not ask for them again. The frozen one is in the middle of
+    // reading them.
     sqlx::query("DELETE FROM heymarket.messages WHERE date < now() - interval '1 day'")
         .execute(&rig.pool)
         .await
         .unwrap();
+    // Renewals wait for this, writes do not: so it does not learn from its renewal that the lead is lost.
+    let mut renewals = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM heymarket_sync.lease FOR NO KEY UPDATE").execute(&mut *renewals).await.unwrap();
     leader.signal(Signal::CONT);
+    let told = leader.logs("the term ended; trying again", TAKEOVER).await;
+    renewals.rollback().await.unwrap();
+    assert!(told["error"].as_str().unwrap().contains("the lead was lost to another instance"), "{told}");
     ready(&leader, &["standing by"], TAKEOVER).await;
     assert_eq!(leader.logged("leading").len(), 1, "{}", leader.log());
     assert_eq!(old_messages(&rig.pool).await, 0);
