@@ -1,4 +1,4 @@
-//! Who we are to the source: a short-lived JWT, or the legacy team key [S, V].
+//! Who we are to the source: a short-lived JWT, or the legacy team key \[S, V\].
 
 use std::{
     fs, io,
@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use crate::config::{Credentials, SecretSource};
 
-/// How long a token is used. It dies 5 minutes after its `iat` [S].
+/// How long a token is used. It dies 5 minutes after its `iat` \[S\].
 const TOKEN_LIFE: Duration = Duration::from_secs(240);
 
-/// How far `iat` stays behind the server's clock as we know it; an `iat` in its future may be refused [V].
+/// How far `iat` stays behind the server's clock as we know it; an `iat` in its future may be refused \[V\].
 const IAT_MARGIN: TimeDelta = TimeDelta::seconds(1);
 
 /// How often secret files are looked at for a change.

@@ -274,7 +274,7 @@ impl Walk {
     fn advance(&mut self, rows: &[Place]) -> Finding {
         if matches!(self.phase, Phase::Down) && self.resolution == 0 {
             // A whole millisecond comes back from a server that cuts times, too.
-            let fine = |place: &Place| place.0.timestamp_subsec_micros() % 1_000 != 0;
+            let fine = |place: &Place| !place.0.timestamp_subsec_micros().is_multiple_of(1_000);
             self.exact |= self.seam.back().is_some_and(fine);
         }
         self.disorders = 0;
