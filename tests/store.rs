@@ -450,24 +450,51 @@ async fn a_former_leader_commits_nothing() {
 #[tokio::test]
 async fn a_takeover_waits_for_a_commit_and_a_renewal_does_not() {
     let (database, lease) = Database::led().await;
-    let store = &database.store;
-    // What commit does at its end, held open.
-    let mut writing = store.pool().begin().await.unwrap();
-    sqlx::query("SELECT epoch FROM heymarket_sync.lease WHERE epoch = $1 FOR KEY SHARE")
-        .bind(lease.epoch())
-        .fetch_one(&mut *writing)
-        .await
-        .unwrap();
-    store.renew_lease(&lease).await.unwrap();
-    let mut takeover = store.pool().begin().await.unwrap();
-    takeover.execute("SET LOCAL lock_timeout = '1ms'").await.unwrap();
-    let locked = takeover.execute("SELECT FROM heymarket_sync.lease FOR UPDATE").await.unwrap_err();
-    assert_eq!(locked.as_database_error().and_then(|error| error.code()).as_deref(), Some("55P03"));
-    takeover.rollback().await.unwrap();
-    writing.commit().await.unwrap();
+    // Holds a commit up after all its statements, the check of the lead included.
+    let mut control = PgConnection::connect(&format!("{}/{}", server(), database.name)).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER hold_up AFTER INSERT ON heymarket.messages
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hold_up();
+         SELECT pg_advisory_lock(1)",
+    )
+    .execute(&mut control)
+    .await
+    .unwrap();
+    let batch = Batch { messages: vec![message(1, None, "a")], ..Batch::default() };
+    let commit = tokio::spawn({
+        let (store, lease) = (database.store.clone(), lease.clone());
+        async move { store.commit(&lease, &batch).await }
+    });
+    while waiting(&mut control).await < 1 {
+        assert!(!commit.is_finished(), "the commit was not held up");
+    }
+    database.store.renew_lease(&lease).await.unwrap();
     database.void_lease().await;
-    store.acquire_lease("successor").await.unwrap().unwrap();
+    let takeover = tokio::spawn({
+        let store = database.store.clone();
+        async move { store.acquire_lease("successor").await }
+    });
+    while waiting(&mut control).await < 2 {
+        assert!(!takeover.is_finished(), "the takeover did not wait for the commit");
+    }
+    control.execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    commit.await.unwrap().unwrap();
+    assert_eq!(takeover.await.unwrap().unwrap().unwrap().holder(), "successor");
+    assert_eq!(database.texts("messages", "text").await, ["a"]);
+    control.close().await.unwrap();
     database.drop().await;
+}
+
+/// How many sessions of this database wait for a lock.
+async fn waiting(control: &mut PgConnection) -> i64 {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )
+    .fetch_one(control)
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -592,27 +619,39 @@ async fn the_status_tells_what_is_held_and_who_leads() {
 #[tokio::test]
 async fn writers_at_once_cannot_overwrite_a_newer_version() {
     let (database, lease) = Database::led().await;
-    let rows = 200;
+    let rows = 0..100;
+    let named = |version: i64, name: &str| {
+        rows.clone()
+            .map(|id| Conversation {
+                members: vec![member(version, name)],
+                ..conversation(id, Some(version), name)
+            })
+            .collect::<Vec<_>>()
+    };
     for round in 0..10 {
-        let batch = |version: i64| Batch {
-            messages: (0..rows).map(|id| message(id, Some(version), &version.to_string())).collect(),
-            conversations: (0..rows)
-                .map(|id| Conversation {
-                    members: vec![member(version, &version.to_string())],
-                    ..conversation(id, Some(version), &version.to_string())
-                })
-                .collect(),
-            ..Batch::default()
-        };
-        let batches = [3, 1, 4, 2].map(|version| batch(round * 10 + version));
+        let version = |number: i64| round * 10 + number;
+        // Of the newest version, the listed copy wins over the embedded one.
+        let mut batches = vec![Batch { embedded: named(version(4), "embedded"), ..Batch::default() }];
+        for number in [3, 4, 1, 2] {
+            let (version, name) = (version(number), version(number).to_string());
+            let messages = rows.clone().map(|id| message(id, Some(version), &name)).collect();
+            let contacts = rows.clone().map(|id| contact(id, Some(version), None, &name)).collect();
+            batches.push(Batch { messages, ..Batch::default() });
+            batches.push(Batch { contacts, ..Batch::default() });
+            batches.push(Batch { conversations: named(version, &name), ..Batch::default() });
+        }
+        batches.rotate_left(round as usize);
         let commits = batches.iter().map(|batch| database.store.commit(&lease, batch));
         for committed in futures::future::join_all(commits).await {
             committed.unwrap();
         }
-        let newest = vec![(round * 10 + 4).to_string(); rows as usize];
-        for (table, column) in
-            [("messages", "text"), ("conversations", "name"), ("conversation_members", "name")]
-        {
+        let newest = vec![version(4).to_string(); rows.clone().count()];
+        for (table, column) in [
+            ("messages", "text"),
+            ("contacts", "first"),
+            ("conversations", "name"),
+            ("conversation_members", "name"),
+        ] {
             assert_eq!(database.texts(table, column).await, newest, "{table} in round {round}");
         }
     }
@@ -865,7 +904,7 @@ impl Database {
         let mut connection = PgConnection::connect(&format!("{}/postgres", server())).await.unwrap();
         connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
         connection.close().await.unwrap();
-        let store = connect(&SecretString::from(format!("{}/{name}", server())), 4).await.unwrap();
+        let store = connect(&SecretString::from(format!("{}/{name}", server())), 8).await.unwrap();
         Self { name, store }
     }
 

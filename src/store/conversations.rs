@@ -72,12 +72,11 @@ async fn write(
                   (h.assigned, h.blocked, h.channel, h.created, h.creator, h.email_noti, h.inbox,
                    h.last_inbound, h.local_id, h.muted, h.name, h.noreply, h.op, h.read, h.replied,
                    h.snooze_till, h.status, h.super, h.support, h.target, h.type, h.updated, h._extra)
-               OR i.members <> (SELECT count(*) FROM heymarket.conversation_members c WHERE c.conversation_id = i.id)
+               OR i.members <> (
+                   SELECT count(*) FROM heymarket.conversation_members c WHERE c.conversation_id = i.id)
                OR i.id IN (
                    SELECT n.conversation_id
-                   FROM unnest(
-                       $27::bigint[], $28::bigint[], $29::text[]
-                   ) AS n (conversation_id, id, name)
+                   FROM unnest($27::bigint[], $28::bigint[], $29::text[]) AS n (conversation_id, id, name)
                    LEFT JOIN LATERAL (
                        SELECT * FROM heymarket.conversation_members c
                        WHERE c.conversation_id = n.conversation_id AND c.id = n.id LIMIT 1
@@ -140,7 +139,8 @@ async fn delete_missing(
     written: &[i64],
     members: &[(i64, &Member)],
 ) -> Result<(), StoreError> {
-    // By ctid, so that no plan can scan the table; their conversation is locked, so none of them moves.
+    // By ctid, which needs no second lookup: their conversation is locked, so none of them moves. Planned
+    // anew each time, since a plan that was made while the table was small would scan it for ever.
     sqlx::query!(
         r#"
         DELETE FROM heymarket.conversation_members
@@ -159,6 +159,7 @@ async fn delete_missing(
         &column(members, |(parent, _)| parent),
         &column(members, |(_, member)| member.id),
     )
+    .persistent(false)
     .execute(connection)
     .await
     .map_err(StoreError::query("deleting members that are gone"))?;
