@@ -9,13 +9,15 @@ use tokio_util::sync::CancellationToken;
 use crate::api::model::Stream;
 use crate::app::App;
 use crate::config::{Credentials, SecretSource, Settings};
-use crate::sandbox::{Sandbox, SandboxOptions, TeamOptions};
+use crate::sandbox::{RateLimit, Sandbox, SandboxOptions, TeamOptions};
 
 use super::CliError;
 use super::progress::Bars;
 
 /// Messages a second, once it is live.
 const LIVE_RATE: f64 = 2.0;
+/// Requests a minute: more than Heymarket's 500, so that nobody has to wait for made-up rows.
+const SANDBOX_QUOTA: u32 = 6_000;
 const NEWEST_EVERY: Duration = Duration::from_secs(5);
 
 /// A sandbox API, an embedded PostgreSQL, the sync, and queries to try
@@ -69,9 +71,11 @@ pub async fn run(
             span: Duration::from_secs(180 * 86_400),
             ..TeamOptions::default()
         },
+        rate_limit: RateLimit { per_minute: Some(SANDBOX_QUOTA), ..RateLimit::default() },
         ..SandboxOptions::default()
     })
     .await?;
+    settings.api.requests_per_minute = SANDBOX_QUOTA * 9 / 10;
     println!("A sandbox API with {} made-up messages is running at {}", args.messages, sandbox.base_url());
     let secret = sandbox.credentials().secrets.first().cloned();
     let secret = secret.ok_or_else(|| CliError::Failed("the sandbox has no credentials".to_owned()))?;
@@ -108,7 +112,8 @@ async fn live(
         show(app, query).await?;
     }
     if let Some(psql) = app.psql_command() {
-        println!("Look at it yourself, while this runs:\n\n  {psql}\n");
+        let when = if args.once { "during a demo without --once" } else { "while this runs" };
+        println!("Look at it yourself, {when}:\n\n  {psql}\n");
     }
     if args.once {
         return Ok(());

@@ -84,7 +84,7 @@ enum Verb {
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{0}")]
     Usage(String),
