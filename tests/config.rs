@@ -124,7 +124,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(settings.sync.settle_margin, seconds(120));
     let recheck = |window, every| Recheck { window: seconds(window), every: seconds(every) };
     let (hour, day) = (3600, 86_400);
-    let near = vec![recheck(hour, 60), recheck(2 * day, hour), recheck(30 * day, day)];
+    let near = [recheck(hour, 60), recheck(2 * day, hour), recheck(30 * day, day)];
     for (stream, rechecks) in [
         (&settings.streams.messages, &near[..]),
         (&settings.streams.conversations, &near[..]),

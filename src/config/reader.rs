@@ -143,12 +143,7 @@ impl Reader<'_> {
         Some(Recheck { window: window.ok()?, every: every.ok()? })
     }
 
-    pub(super) fn read<T>(
-        &mut self,
-        key: &str,
-        form: &str,
-        parse: impl Fn(&Value) -> Result<T, String>,
-    ) -> T {
+    pub fn read<T>(&mut self, key: &str, form: &str, parse: impl Fn(&Value) -> Result<T, String>) -> T {
         let value = &self.layers.given(key).value;
         parse(value).unwrap_or_else(|reason| {
             self.bad(key, key, Some(value), reason, form);
