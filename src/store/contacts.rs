@@ -33,8 +33,7 @@ async fn write(
     rows: &[&Contact],
     notes: &[(i64, &Note)],
 ) -> Result<Vec<i64>, StoreError> {
-    // The LIMITs keep the planner at index lookups, also with a plan that it made while the
-    // tables were empty.
+    // The LIMITs keep the planner at one index lookup per row, whatever it guesses of the batch.
     sqlx::query_scalar!(
         r#"
         INSERT INTO heymarket.contacts AS held (
@@ -140,8 +139,7 @@ async fn delete_missing(
     written: &[i64],
     notes: &[(i64, &Note)],
 ) -> Result<(), StoreError> {
-    // By ctid, which needs no second lookup: their contact is locked, so none of them moves. Planned
-    // anew each time, since a plan that was made while the table was small would scan it for ever.
+    // By ctid, which needs no second lookup: their contact is locked, so none of them moves.
     sqlx::query!(
         r#"
         DELETE FROM heymarket.contact_notes
@@ -160,7 +158,6 @@ async fn delete_missing(
         &column(notes, |(parent, _)| parent),
         column(notes, |(_, note)| note.id.as_str()) as _,
     )
-    .persistent(false)
     .execute(connection)
     .await
     .map_err(StoreError::query("deleting notes that are gone"))?;

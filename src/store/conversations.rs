@@ -38,8 +38,7 @@ async fn write(
     members: &[(i64, &Member)],
 ) -> Result<Vec<i64>, StoreError> {
     let embedded: Vec<i64> = rows.iter().filter(|(_, embedded)| *embedded).map(|(row, _)| row.id).collect();
-    // The LIMITs keep the planner at index lookups, also with a plan that it made while the
-    // tables were empty.
+    // The LIMITs keep the planner at one index lookup per row, whatever it guesses of the batch.
     sqlx::query_scalar!(
         r#"
         INSERT INTO heymarket.conversations AS held (
@@ -139,8 +138,7 @@ async fn delete_missing(
     written: &[i64],
     members: &[(i64, &Member)],
 ) -> Result<(), StoreError> {
-    // By ctid, which needs no second lookup: their conversation is locked, so none of them moves. Planned
-    // anew each time, since a plan that was made while the table was small would scan it for ever.
+    // By ctid, which needs no second lookup: their conversation is locked, so none of them moves.
     sqlx::query!(
         r#"
         DELETE FROM heymarket.conversation_members
@@ -159,7 +157,6 @@ async fn delete_missing(
         &column(members, |(parent, _)| parent),
         &column(members, |(_, member)| member.id),
     )
-    .persistent(false)
     .execute(connection)
     .await
     .map_err(StoreError::query("deleting members that are gone"))?;
