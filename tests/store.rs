@@ -1,6 +1,6 @@
 //! The store on a real PostgreSQL.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+mod support;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::{
@@ -11,6 +11,7 @@ use heymarket_sync::{
 use proptest::prelude::*;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use support::database::{TestDatabase, database, empty_database};
 
 #[tokio::test]
 async fn a_new_database_is_empty_then_current() {
@@ -75,15 +76,20 @@ async fn every_table_and_column_bears_a_comment() {
 
 #[tokio::test]
 async fn connection_errors_name_the_place_and_the_way_out_but_no_password() {
-    let url = server();
-    let address = url.split_once('@').map_or("127.0.0.1:55432", |(_, address)| address).to_owned();
-    let address = address.split('/').next().unwrap().to_owned();
+    let database = Database::empty().await;
+    let at = |user: &str, name: &str| {
+        let mut url = reqwest::Url::parse(database.held.url()).unwrap();
+        url.set_username(user).unwrap();
+        url.set_password(Some("hunter2")).unwrap();
+        url.set_path(name);
+        url.to_string()
+    };
     let cases = [
-        (format!("postgres://postgres:hunter2@{address}/no_such_database"), "createdb no_such_database"),
+        (at("postgres", "no_such_database"), "createdb no_such_database"),
         ("postgres://postgres:hunter2@127.0.0.1:1/mirror".to_owned(), "start PostgreSQL"),
         ("postgres://postgres:hunter2@%2Fno%2Fsuch%2Fdirectory/mirror".to_owned(), "no such socket"),
         ("mysql://root:hunter2@localhost/mirror".to_owned(), "postgres://"),
-        (format!("postgres://no_such_role:hunter2@{address}/postgres"), "no_such_role"),
+        (at("no_such_role", "postgres"), "no_such_role"),
     ];
     for (url, told) in cases {
         let error = connect(&SecretString::from(url.clone()), 2).await.unwrap_err();
@@ -451,7 +457,7 @@ async fn a_former_leader_commits_nothing() {
 async fn a_takeover_waits_for_a_commit_and_a_renewal_does_not() {
     let (database, lease) = Database::led().await;
     // Holds a commit up after all its statements, the check of the lead included.
-    let mut control = PgConnection::connect(&format!("{}/{}", server(), database.name)).await.unwrap();
+    let mut control = PgConnection::connect(database.held.url()).await.unwrap();
     sqlx::raw_sql(
         "CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
@@ -661,7 +667,7 @@ async fn writers_at_once_cannot_overwrite_a_newer_version() {
 #[tokio::test]
 async fn a_commit_never_scans_a_whole_table() {
     let database = Database::migrated().await;
-    let url = SecretString::from(format!("{}/{}", server(), database.name));
+    let url = SecretString::from(database.held.url());
     // Vacuumed while empty, the tables look as if a scan were the cheapest way to find a row.
     database.store.pool().execute("VACUUM ANALYZE").await.unwrap();
     database.store.pool().close().await;
@@ -936,31 +942,24 @@ fn whole_contact() -> Contact {
     }
 }
 
-fn server() -> String {
-    std::env::var("TEST_DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:55432".to_owned())
-}
-
 /// A database of its own for a test.
 struct Database {
-    name: String,
+    held: TestDatabase,
     store: Store,
 }
 
 impl Database {
     async fn empty() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("store_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut connection = PgConnection::connect(&format!("{}/postgres", server())).await.unwrap();
-        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
-        connection.close().await.unwrap();
-        let store = connect(&SecretString::from(format!("{}/{name}", server())), 8).await.unwrap();
-        Self { name, store }
+        Self::on(empty_database().await).await
     }
 
     async fn migrated() -> Self {
-        let database = Self::empty().await;
-        database.store.migrate().await.unwrap();
-        database
+        Self::on(database().await).await
+    }
+
+    async fn on(held: TestDatabase) -> Self {
+        let store = connect(&SecretString::from(held.url()), 8).await.unwrap();
+        Self { held, store }
     }
 
     async fn led() -> (Self, Lease) {
@@ -971,9 +970,6 @@ impl Database {
 
     async fn drop(self) {
         self.store.pool().close().await;
-        let mut connection = PgConnection::connect(&format!("{}/postgres", server())).await.unwrap();
-        connection.execute(AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.name))).await.unwrap();
-        connection.close().await.unwrap();
     }
 
     /// Lets the lease run out, as if its holder had fallen silent.
