@@ -27,6 +27,8 @@ use crate::telemetry;
 const LEAD_WAIT: Duration = Duration::from_secs(30);
 /// How long `run` rests after a term that ended with an error of the database.
 const TERM_REST: Duration = Duration::from_secs(1);
+/// How long HTTP clients may take for the rest of their requests once the daemon stops.
+const HTTP_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -135,7 +137,7 @@ impl App {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
         let service = Service::new(self.store.clone(), Arc::clone(&self.progress), Arc::clone(&self.health));
-        let (address, server) =
+        let (address, mut server) =
             http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
         listening(address);
         info!(%address, "listening");
@@ -172,11 +174,16 @@ impl App {
                 Err(error) => return Err(error.into()),
             }
         }
-        // The server ends with the token; a panic in it is not lost.
-        if let Err(error) = server.await
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
+        // The server ends with the token; a panic in it is not lost, and a client that does not finish is not
+        // waited for.
+        match tokio::time::timeout(HTTP_GRACE, &mut server).await {
+            Ok(Err(error)) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            Ok(Ok(())) => {}
+            Err(_) => server.abort(),
         }
         Ok(())
     }

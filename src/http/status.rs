@@ -91,10 +91,7 @@ impl Report {
                         .iter()
                         .map(|interval| Held { from: interval.start(), to: interval.end() })
                         .collect();
-                    let reaches_back = held.len() == 1
-                        && held[0]
-                            .from
-                            .is_none_or(|from| state.wanted_from.is_some_and(|wanted| from <= wanted));
+                    let complete = reaches(held.first(), state.wanted_from);
                     let top = held.first().map(|held| (status.now - held.to).as_seconds_f64());
                     LineReport {
                         line: key.line.clone(),
@@ -103,7 +100,7 @@ impl Report {
                         wanted_from: state.wanted_from,
                         behind_seconds: top.filter(|_| key.pass == STANDING),
                         held,
-                        complete: reaches_back,
+                        complete,
                     }
                 })
                 .collect()
@@ -152,6 +149,16 @@ impl Report {
                 .collect(),
         })
     }
+}
+
+/// Whether the newest interval reaches down to all that is wanted (`None`: the beginning of history); what lies
+/// below that may be held in pieces.
+fn reaches(newest: Option<&Held>, wanted_from: Option<DateTime<Utc>>) -> bool {
+    newest.is_some_and(|held| match (held.from, wanted_from) {
+        (None, _) => true,
+        (Some(from), Some(wanted)) => from <= wanted,
+        (Some(_), None) => false,
+    })
 }
 
 /// For people at a terminal.
@@ -206,5 +213,27 @@ impl fmt::Display for Report {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_complete_when_its_newest_interval_reaches_what_is_wanted() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        for (from, wanted, complete) in [
+            (None, None, true),
+            (None, Some(5), true),
+            (Some(5), Some(5), true),
+            (Some(4), Some(5), true),
+            (Some(6), Some(5), false),
+            (Some(6), None, false),
+        ] {
+            let held = Held { from: from.map(at), to: at(10) };
+            assert_eq!(reaches(Some(&held), wanted.map(at)), complete, "{from:?} {wanted:?}");
+        }
+        assert!(!reaches(None, None), "nothing is held");
     }
 }

@@ -3,3 +3,4 @@
 
 pub mod database;
 pub mod mirror;
+pub mod process;

@@ -1,0 +1,135 @@
+//! Several instances on one database: one writes at a time.
+
+use std::time::{Duration, Instant};
+
+use heymarket_sync::sandbox::SandboxOptions;
+use rustix::process::Signal;
+use sqlx::PgPool;
+
+use super::{EQUAL, Rig, VERB, assert_hidden, reached, ready, support::process::Process, team};
+
+/// The lease runs for 4 s; the rest is for a machine that is busy with other tests.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// One daemon in the middle of a first fill, and one that stands by.
+async fn leader_and_successor(rig: &Rig) -> (Process, Process) {
+    let leader = rig.start(&["run"]);
+    leader.logs("leading", VERB).await;
+    ready(&leader, &["leading"], VERB).await;
+    let successor = rig.start(&["run"]);
+    let standing_by = successor.logs("standing by", VERB).await;
+    let holder = format!("(pid {}, run)", leader.id());
+    assert!(standing_by["leader"].as_str().unwrap().ends_with(&holder), "{standing_by}");
+    ready(&successor, &["standing by"], VERB).await;
+    let pages = rig.pages() + 10;
+    reached("pages", EQUAL, async || rig.pages() >= pages).await.unwrap();
+    (leader, successor)
+}
+
+async fn rig() -> Rig {
+    let latency = Duration::from_millis(50);
+    let rig = Rig::with(SandboxOptions { team: team(20_000), latency, ..SandboxOptions::default() }).await;
+    rig.set("HEYMARKET_SYNC__API__PAGE_SIZE", "20").set("HEYMARKET_SYNC__API__MAX_IN_FLIGHT", "8")
+}
+
+async fn takes_over(successor: &Process, from: Instant, after: &str) {
+    successor.logs("leading", TAKEOVER).await;
+    eprintln!("takeover {:.1} s after {after}", from.elapsed().as_secs_f64());
+    ready(successor, &["leading"], VERB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_takes_over_from_a_leader_that_was_killed() {
+    let rig = rig().await;
+    let (leader, successor) = leader_and_successor(&rig).await;
+    let killed = Instant::now();
+    assert_hidden(&leader.kill().await.output());
+    takes_over(&successor, killed, "SIGKILL").await;
+    rig.equal().await;
+    rig.stop(successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_takes_over_at_once_from_a_leader_that_ended() {
+    let rig = rig().await;
+    let (leader, successor) = leader_and_successor(&rig).await;
+    let ended = Instant::now();
+    rig.stop(leader).await;
+    takes_over(&successor, ended, "SIGTERM").await;
+    rig.stop(successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leader_that_thaws_writes_nothing_and_stands_by() {
+    let rig = rig().await.each_stream("INTERVAL", "1d");
+    let (leader, successor) = leader_and_successor(&rig).await;
+    leader.signal(Signal::STOP);
+    takes_over(&successor, Instant::now(), "SIGSTOP").await;
+    rig.equal().await;
+    rig.complete(&successor).await;
+    // What the frozen one still holds must not land: nobody else writes now.
+    rig.stop(successor).await;
+    let others = held(&rig.pool).await;
+    let third = rig.start(&["run"]);
+    third.logs("leading", VERB).await;
+    leader.signal(Signal::CONT);
+    ready(&leader, &["standing by"], TAKEOVER).await;
+    assert_eq!(leader.logged("leading").len(), 1, "{}", leader.log());
+    rig.complete(&third).await;
+    assert_eq!(held(&rig.pool).await, others);
+    rig.equal().await;
+    rig.stop(leader).await;
+    rig.stop(third).await;
+}
+
+/// Every row with the place where this version of it lies: a row that is written moves.
+async fn held(pool: &PgPool) -> Vec<(String, i64, String)> {
+    sqlx::query_as(
+        "SELECT 'messages', id, ctid::text FROM heymarket.messages
+         UNION ALL SELECT 'conversations', id, ctid::text FROM heymarket.conversations
+         UNION ALL SELECT 'contacts', id, ctid::text FROM heymarket.contacts ORDER BY 1, 2",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_waits_for_the_lead_then_fails_and_names_who_has_it() {
+    let rig = Rig::new(100).await;
+    let leader = rig.start(&["run"]);
+    leader.logs("leading", VERB).await;
+    let begun = Instant::now();
+    let ended = rig.start(&["sync"]).ended(Duration::from_secs(45)).await;
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    let told = ended.stderr.lines().last().unwrap();
+    assert!(told.contains(&format!("(pid {}, run) leads since", leader.id())), "{told}");
+    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    rig.stop(leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_takes_the_lead_when_it_is_given_up() {
+    let rig = Rig::new(500).await;
+    let leader = rig.start(&["run"]);
+    leader.logs("leading", VERB).await;
+    let sync = rig.start(&["sync"]);
+    // It has looked at the lease.
+    reached("a second session", VERB, async || sessions(&rig.pool).await >= 2).await.unwrap();
+    rig.stop(leader).await;
+    let ended = sync.ended(EQUAL).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert_hidden(&ended.output());
+    rig.equal().await;
+}
+
+/// Processes that are connected, by their sessions.
+async fn sessions(pool: &PgPool) -> i64 {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'heymarket-sync'",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
