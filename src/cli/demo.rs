@@ -7,9 +7,10 @@ use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::model::Stream;
-use crate::app::App;
+use crate::app::{App, AppError};
 use crate::config::{Credentials, SecretSource, Settings};
 use crate::sandbox::{RateLimit, Sandbox, SandboxOptions, TeamOptions};
+use crate::store::SchemaState;
 
 use super::CliError;
 use super::progress::Bars;
@@ -144,17 +145,17 @@ async fn live(
     }
 }
 
-/// Each demo has a team of its own: what an earlier one left is dropped.
+/// Each demo has a team of its own: what an earlier one left is dropped, by whichever version it was made.
 async fn clear(app: &App) -> Result<(), CliError> {
-    app.migrate().await?;
-    sqlx::query(
-        "TRUNCATE heymarket.messages, heymarket.conversations, heymarket.conversation_members, \
-         heymarket.contacts, heymarket.contact_notes, heymarket_sync.coverage, heymarket_sync.runs, \
-         heymarket_sync.rejects, heymarket_sync.readings",
-    )
-    .execute(app.store.pool())
-    .await
-    .map_err(|error| CliError::Failed(format!("the demo's database could not be emptied: {error}")))?;
+    if matches!(app.store.schema_state().await, Ok(SchemaState::Current))
+        && let Some(leader) = app.store.leader().await.map_err(AppError::from)?
+    {
+        return Err(CliError::Failed(format!("another demo is running: {}", leader.holder)));
+    }
+    sqlx::query("DROP SCHEMA IF EXISTS heymarket, heymarket_bi, heymarket_sync CASCADE")
+        .execute(app.store.pool())
+        .await
+        .map_err(|error| CliError::Failed(format!("the demo's database could not be emptied: {error}")))?;
     Ok(())
 }
 
