@@ -60,16 +60,27 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Cl
 }
 
 async fn database(app: &App, verdicts: &mut Verdicts) {
-    match app.store.check_server().await {
-        Ok(server) => verdicts.good("database", &format!("PostgreSQL {}", server.version)),
+    let server = match app.store.check_server().await {
+        Ok(server) => server,
         Err(error) => return verdicts.bad("database", &telemetry::chain(&error)),
+    };
+    let version = format!("PostgreSQL {}", server.version);
+    if server.in_recovery {
+        return verdicts
+            .bad("database", &format!("{version}, a standby that takes no writes; name the primary"));
     }
+    verdicts.good("database", &version);
     match app.store.schema_state().await {
         Ok(SchemaState::Current) => verdicts.good("schema", "current"),
         Ok(SchemaState::Newer(_)) => {
             verdicts
                 .bad("schema", "newer than this program; run the version that applied it, or a later one");
         }
+        Ok(_) if !server.can_create => verdicts.bad(
+            "schema",
+            "to be applied, and this role may not create schemas; run `heymarket-sync migrate` with one that may, \
+             or GRANT CREATE ON DATABASE to this one",
+        ),
         Ok(_) => verdicts.good("schema", "to be applied; `run`, `sync` and `migrate` do it"),
         Err(error) => verdicts.bad("schema", &telemetry::chain(&error)),
     }

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 
 use crate::api::model::Stream;
 
-use super::Service;
+use super::{Service, in_time};
 
 pub type InstallError = BuildError;
 
@@ -47,7 +47,7 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
     }
     gauge!(API_UP).set(if service.health.interruption().is_none() { 1.0 } else { 0.0 });
     gauge!(LEADER).set(if service.leads.load(Relaxed) { 1.0 } else { 0.0 });
-    match service.store.open_rejects().await {
+    match in_time(service.store.open_rejects()).await {
         Ok(open) => {
             gauge!(DATABASE_UP).set(1.0);
             for stream in Stream::ALL {

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -18,12 +19,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{SchemaState, Store};
+use crate::store::{SchemaState, Store, StoreError};
 use crate::sync::health::Health;
 use crate::sync::progress::Progress;
 use crate::telemetry;
 
 pub use status::Report;
+
+/// How long a page waits for the database: less than those who probe and scrape wait for the page.
+const DATABASE_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -53,10 +57,9 @@ impl Service {
     }
 
     async fn readiness(&self) -> Result<String, String> {
-        match self.store.schema_state().await {
-            Ok(SchemaState::Current) => {}
-            Ok(_) => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
-            Err(error) => return Err(telemetry::chain(&error)),
+        match in_time(self.store.schema_state()).await? {
+            SchemaState::Current => {}
+            _ => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
         }
         let part = if self.leads.load(Relaxed) { "leading" } else { "standing by" };
         Ok(match self.health.interruption() {
@@ -65,6 +68,15 @@ impl Service {
                 format!("ready, {part}; the API cannot be read since {}: {}\n", outage.since, outage.error)
             }
         })
+    }
+}
+
+/// What the database says, or in words why it says nothing.
+async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+    match tokio::time::timeout(DATABASE_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(telemetry::chain(&error)),
+        Err(_) => Err(format!("the database does not answer within {} s", DATABASE_WITHIN.as_secs())),
     }
 }
 
@@ -100,7 +112,7 @@ async fn readyz(State(service): State<Service>) -> Response {
 }
 
 async fn status_page(State(service): State<Service>) -> Response {
-    match Report::read(&service.store).await {
+    match in_time(Report::read(&service.store)).await {
         Ok(mut report) => {
             report.api = Some(match service.health.interruption() {
                 None => "connected".to_owned(),
@@ -108,8 +120,6 @@ async fn status_page(State(service): State<Service>) -> Response {
             });
             Json(report).into_response()
         }
-        Err(error) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", telemetry::chain(&error))).into_response()
-        }
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }

@@ -14,7 +14,8 @@ const MESSAGES: usize = 3_000;
 const KILLS: [u64; 4] = [3, 50, 110, 170];
 
 async fn rig() -> Rig {
-    let latency = Duration::from_millis(10);
+    // Slow beside the database, as the real API is: what was read is written when the next page comes.
+    let latency = Duration::from_millis(80);
     let rig = Rig::with(SandboxOptions { team: team(MESSAGES), latency, ..SandboxOptions::default() }).await;
     rig.each_stream("INTERVAL", "1d")
         .set("HEYMARKET_SYNC__API__PAGE_SIZE", &PAGE_ROWS.to_string())

@@ -35,7 +35,8 @@ const DATABASE_PASSWORD: &str = "password-77ac20";
 
 /// A sandbox, a database, and the environment of programs between them.
 struct Rig {
-    sandbox: Sandbox,
+    sandbox: Option<Sandbox>,
+    source: SandboxState,
     database: TestDatabase,
     pool: PgPool,
     environment: Vec<(String, String)>,
@@ -73,7 +74,8 @@ impl Rig {
             ("HEYMARKET_SYNC__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        Self { sandbox, database, pool, environment }.each_stream("INTERVAL", "1s")
+        let source = sandbox.state().clone();
+        Self { sandbox: Some(sandbox), source, database, pool, environment }.each_stream("INTERVAL", "1s")
     }
 
     /// Sets a variable; an empty value takes it away.
@@ -92,7 +94,7 @@ impl Rig {
     }
 
     fn source(&self) -> &SandboxState {
-        self.sandbox.state()
+        &self.source
     }
 
     fn start(&self, arguments: &[&str]) -> Process {
@@ -158,7 +160,7 @@ fn team(messages: usize) -> TeamOptions {
 
 /// Neither a secret nor a token made from it is in `text`.
 fn assert_hidden(text: &str) {
-    // Every token begins with the same header, whose text begins so.
+    // Every token begins with the same header.
     for secret in [SECRET_ID, SECRET_KEY, DATABASE_PASSWORD, "eyJ"] {
         let line = text.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret} is told: {}", line.unwrap_or_default());

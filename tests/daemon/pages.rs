@@ -1,1 +1,116 @@
-//! x
+//! The HTTP pages of a daemon, and that nothing private is told anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use heymarket_sync::sandbox::SandboxState;
+use serde_json::Value;
+
+use super::{EQUAL, Rig, VERB, assert_hidden, ready};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_tells_its_part() {
+    let rig = Rig::new(500).await;
+    let daemon = rig.start(&["run"]);
+    rig.complete(&daemon).await;
+    rig.equal().await;
+
+    let page = daemon.get("/healthz").await;
+    assert_eq!((page.status, page.body.as_str()), (200, "alive\n"));
+    ready(&daemon, &["ready, leading\n"], VERB).await;
+    assert_eq!(daemon.get("/nowhere").await.status, 404);
+
+    let page = daemon.get("/status").await;
+    assert_eq!((page.status, page.content_type.as_str()), (200, "application/json"));
+    let status: Value = serde_json::from_str(&page.body).unwrap();
+    assert_eq!(status["api"], "connected");
+    let holder = format!("(pid {}, run)", daemon.id());
+    assert!(status["leader"]["holder"].as_str().unwrap().ends_with(&holder), "{status}");
+    let streams: BTreeMap<_, _> = status["streams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stream| (stream["stream"].as_str().unwrap(), stream["estimated_rows"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(streams, BTreeMap::from([("messages", 500), ("conversations", 50), ("contacts", 37)]));
+    assert_private(&page.body, rig.source());
+
+    let page = daemon.get("/metrics").await;
+    assert_eq!(page.status, 200);
+    assert!(page.content_type.starts_with("text/plain"), "{}", page.content_type);
+    assert_private(&page.body, rig.source());
+    let samples = samples(&page.body);
+    for (sample, least) in [
+        ("heymarket_sync_rows_read_total{stream=\"messages\"}", 500.0),
+        ("heymarket_sync_rows_written_total{stream=\"messages\"}", 500.0),
+        ("heymarket_sync_rows_written_total{stream=\"contacts\"}", 37.0),
+        ("heymarket_sync_pages_total{stream=\"conversations\"}", 1.0),
+        ("heymarket_sync_rejects_open{stream=\"messages\"}", 0.0),
+        ("heymarket_sync_lag_seconds{stream=\"messages\"}", 0.0),
+        ("heymarket_sync_api_up", 1.0),
+        ("heymarket_sync_database_up", 1.0),
+        ("heymarket_sync_leader", 1.0),
+    ] {
+        let value = samples.get(sample).copied();
+        assert!(value.is_some_and(|value| value >= least), "{sample}: {value:?}");
+    }
+    rig.stop(daemon).await;
+}
+
+/// Reads Prometheus text: every sample by name and labels. Names are ours, and each is declared before.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let mut declared = BTreeSet::new();
+    let mut samples = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.split(' ');
+            let (kind, name) = (words.next().unwrap(), words.next().unwrap());
+            assert!(matches!(kind, "TYPE" | "HELP"), "{line}");
+            declared.insert(name.to_owned());
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').unwrap();
+        let name = sample.split('{').next().unwrap();
+        assert!(name.starts_with("heymarket_sync_"), "{line}");
+        let parts = ["_sum", "_count", "_bucket"];
+        let family = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+        assert!(declared.contains(name) || declared.contains(family), "not declared: {line}");
+        assert!(sample == name || sample.ends_with('}'), "{line}");
+        let before = samples.insert(sample.to_owned(), value.parse().expect("a number"));
+        assert!(before.is_none(), "twice: {line}");
+    }
+    samples
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_private_is_told_even_in_the_most_detailed_log() {
+    let rig = Rig::new(200).await.set("RUST_LOG", "trace");
+    let daemon = rig.start(&["run"]);
+    rig.complete(&daemon).await;
+    rig.equal().await;
+    let mut told = String::new();
+    for path in ["/status", "/metrics", "/readyz", "/healthz"] {
+        told += &daemon.get(path).await.body;
+    }
+    daemon.signal(rustix::process::Signal::TERM);
+    let ended = daemon.ended(EQUAL).await;
+    assert!(ended.stderr.contains("\"level\":\"TRACE\""), "the log is not detailed");
+    told += &ended.output();
+    for verb in ["status", "check", "config", "sync"] {
+        told += &rig.verb(&[verb]).await.output();
+    }
+    assert_hidden(&told);
+    assert_private(&told, rig.source());
+}
+
+/// No text, name or phone number of the team is in `told`.
+fn assert_private(told: &str, source: &SandboxState) {
+    let messages = source.messages();
+    let texts = messages.values().flat_map(|message| [message.text.to_string(), message.target.to_string()]);
+    let contacts = source.contacts();
+    let people = contacts.values().flat_map(|contact| [contact.phone.to_string(), contact.email.to_string()]);
+    // Short ones, such as "ok", are words of any log.
+    for private in texts.chain(people).filter(|text| text.len() >= 8).collect::<BTreeSet<_>>() {
+        let line = told.lines().find(|line| line.contains(&private));
+        assert!(line.is_none(), "{private:?} is told: {}", line.unwrap_or_default());
+    }
+}

@@ -89,6 +89,11 @@ impl Process {
         self.stderr.text()
     }
 
+    /// What it has printed to stdout so far.
+    pub fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
     /// The lines of its JSON log with this message, as their fields.
     pub fn logged(&self, message: &str) -> Vec<Value> {
         self.log()
