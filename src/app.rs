@@ -63,7 +63,7 @@ pub struct App {
 
 impl App {
     /// Connects to the database; starts the embedded one where none is configured. `verb` names this process to
-    /// others.
+    /// others. Fails when cancelled.
     pub async fn open(settings: Settings, verb: &str, cancel: &CancellationToken) -> Result<Self, AppError> {
         let (url, embedded) = match &settings.database.url {
             Some(url) => (url.clone(), None),
@@ -84,13 +84,17 @@ impl App {
         let opened = async {
             let store = store::connect(&url, settings.database.max_connections).await?;
             store.check_server().await?;
-            Ok::<_, StoreError>(store)
+            Ok::<_, AppError>(store)
         };
-        let store = match opened.await {
+        let opened = tokio::select! {
+            opened = opened => opened,
+            () = cancel.cancelled() => Err(SyncError::Stopped.into()),
+        };
+        let store = match opened {
             Ok(store) => store,
             Err(error) => {
                 stop(embedded).await;
-                return Err(error.into());
+                return Err(error);
             }
         };
         Ok(Self {
@@ -142,8 +146,12 @@ impl App {
         listening(address);
         info!(%address, "listening");
         let mut standing_by = false;
-        while !cancel.is_cancelled() {
-            match self.store.acquire_lease(&self.holder).await {
+        loop {
+            let acquired = tokio::select! {
+                acquired = self.store.acquire_lease(&self.holder) => acquired,
+                () = cancel.cancelled() => break,
+            };
+            match acquired {
                 Ok(Ok(lease)) => {
                     info!(epoch = lease.epoch(), "leading");
                     standing_by = false;

@@ -17,15 +17,18 @@ const SKEW_WORTH_TELLING: TimeDelta = TimeDelta::seconds(5);
 
 #[derive(Default)]
 struct Verdicts {
+    given: usize,
     failed: usize,
 }
 
 impl Verdicts {
-    fn good(&self, what: &str, detail: &str) {
+    fn good(&mut self, what: &str, detail: &str) {
+        self.given += 1;
         println!("ok    {what}: {detail}");
     }
 
     fn bad(&mut self, what: &str, detail: &str) {
+        self.given += 1;
         self.failed += 1;
         println!("FAIL  {what}: {detail}");
     }
@@ -55,7 +58,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Cl
         _ if !usable => {
             Err(credentials.err().map_or_else(|| CliError::Failed(String::new()), CliError::Config))
         }
-        failed => Err(CliError::Failed(format!("{failed} checks failed"))),
+        failed => Err(CliError::Failed(format!("{failed} of {} checks failed", verdicts.given))),
     }
 }
 

@@ -9,7 +9,11 @@ use super::CliError;
 
 pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), CliError> {
     settings.api.require_credentials()?;
-    let app = App::open(settings, "run", &cancel).await?;
+    let app = match App::open(settings, "run", &cancel).await {
+        // It was told to end before it had begun anything.
+        Err(_) if cancel.is_cancelled() => return Ok(()),
+        opened => opened?,
+    };
     let outcome = app.run(&cancel, |_| {}).await;
     app.close().await;
     Ok(outcome?)

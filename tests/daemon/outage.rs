@@ -29,7 +29,13 @@ async fn the_api_may_be_away() {
     let address = sandbox.address();
     sandbox.stop().await;
     traffic(rig.source());
-    ready(&daemon, &["ready, leading; the API cannot be read since", "no connection"], NOTICED).await;
+    let checked = rig.start(&["check"]).ended(NOTICED);
+    let told = ["ready, leading; the API cannot be read since", "no connection"];
+    let (checked, ()) = tokio::join!(checked, ready(&daemon, &told, NOTICED));
+    assert_eq!(checked.code(), Some(1), "{}", checked.output());
+    let told = "FAIL  credentials: GET /v1/inboxes: no connection; check api.base_url";
+    assert!(checked.stdout.contains(told), "{}", checked.stdout);
+    assert!(checked.stderr.ends_with("error: 1 of 4 checks failed\n"), "{}", checked.stderr);
     assert_eq!(daemon.get("/healthz").await.status, 200);
     assert_hidden(&daemon.get("/readyz").await.body);
     assert!(daemon.get("/metrics").await.body.contains("\nheymarket_sync_api_up 0\n"));

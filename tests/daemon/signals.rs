@@ -1,12 +1,12 @@
 //! SIGTERM and SIGINT.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heymarket_sync::sandbox::{Fault, SandboxOptions};
 use rustix::process::Signal;
 use sqlx::Connection as _;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{EQUAL, Rig, STOP, VERB, assert_hidden, reached, support::process::Process, team};
 
@@ -80,4 +80,17 @@ async fn a_client_that_never_finishes_its_request_does_not_hold_the_end_up() {
     // Answered after the half request has come in.
     assert_eq!(daemon.get("/healthz").await.status, 200);
     rig.stop(daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_never_answers_does_not_hold_the_end_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://sync@{}/mirror?sslmode=disable", silent.local_addr().unwrap());
+    let rig = Rig::new(10).await.set("DATABASE_URL", &url);
+    let daemon = rig.start(&["run"]);
+    let _session = silent.accept().await.unwrap();
+    let begun = Instant::now();
+    rig.stop(daemon).await;
+    // Not only because the process ends itself in the end.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
