@@ -71,7 +71,6 @@ CREATE TABLE heymarket.conversation_members (
     name            text,
     PRIMARY KEY (conversation_id, id)
 );
-CREATE INDEX conversation_members_id_idx ON heymarket.conversation_members (id);
 COMMENT ON TABLE heymarket.conversation_members IS 'Who takes part in each conversation.';
 COMMENT ON COLUMN heymarket.conversation_members.conversation_id IS 'The conversation: heymarket.conversations.id.';
 COMMENT ON COLUMN heymarket.conversation_members.id IS 'The member''s id at the source.';

@@ -176,7 +176,7 @@ async fn a_request_is_signed_and_a_response_tells_time_and_request_id() {
         answer(200, &[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("x-request-id", "r-7")], "[{}]")
     })
     .await;
-    let before = Utc::now().timestamp();
+    let before = heymarket_sync::clock::now().timestamp();
     let client = server.client();
     let response = page(&client).await.unwrap();
     assert_eq!(response.body, "[{}]");
@@ -192,7 +192,7 @@ async fn a_request_is_signed_and_a_response_tells_time_and_request_id() {
     let claims = seen.claims("the-secret-id||the-secret-key").unwrap();
     let iat = claims["iat"].as_i64().unwrap();
     assert_eq!(claims, json!({"iss": SECRET_ID, "iat": iat}));
-    assert!((before - 2..=Utc::now().timestamp()).contains(&iat), "{iat} at {before}");
+    assert!((before - 2..=heymarket_sync::clock::now().timestamp()).contains(&iat), "{iat} at {before}");
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn a_refused_token_is_made_anew_once() {
 async fn a_skewed_clock_is_corrected_by_the_first_refusal() {
     for ahead in [TimeDelta::hours(7), TimeDelta::hours(-7)] {
         let server = Server::start(move |seen| {
-            let now = Utc::now() + ahead;
+            let now = heymarket_sync::clock::now() + ahead;
             let iat = seen.claims("the-secret-id||the-secret-key").unwrap()["iat"].as_i64().unwrap();
             let fits = (now.timestamp() - 300..=now.timestamp()).contains(&iat);
             answer(if fits { 200 } else { 401 }, &[("date", &http_date(now))], "[]")
@@ -290,7 +290,11 @@ async fn a_team_key_is_sent_plain_and_not_twice_when_refused() {
 async fn a_used_up_limit_is_tried_again_when_the_server_says() {
     let server = Server::start(|seen| match seen.number {
         0 => answer(429, &[("retry-after", "0")], ""),
-        1 => answer(503, &[("retry-after", &http_date(Utc::now() - TimeDelta::minutes(1)))], ""),
+        1 => answer(
+            503,
+            &[("retry-after", &http_date(heymarket_sync::clock::now() - TimeDelta::minutes(1)))],
+            "",
+        ),
         _ => answer(200, &[], "[]"),
     })
     .await;

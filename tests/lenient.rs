@@ -1,8 +1,8 @@
-//! What lands, what is kept in `_extra`, and what is set aside, for every kind of field and row.
+//! What lands and what is kept in `_extra`, for every kind of field.
 
 use chrono::{DateTime, Utc};
 use heymarket_sync::api::{
-    lenient::{MAX_DEPTH, MAX_ENTRIES, MAX_JSON_DEPTH, MAX_ROWS_PER_PAGE, read_page, read_row, split},
+    lenient::{MAX_ENTRIES, MAX_JSON_DEPTH, read_page},
     model::{Contact, Conversation, Json, Member, Message, Reject, Rows, Stream, TimeField},
 };
 use serde_json::{Value, json};
@@ -306,71 +306,6 @@ fn a_reason_names_every_field_and_holds_no_value() {
 }
 
 #[test]
-fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
-    let cases = [
-        (r#"{"updated":"2024-01-01T00:00:00Z"}"#, "id: not set"),
-        (r#"{"id":null,"updated":"2024-01-01T00:00:00Z"}"#, "id: not set"),
-        (r#"{"id": {} , "updated":"2024-01-01T00:00:00Z"}"#, "id: an object"),
-        (r#"{"id":1.5,"updated":"2024-01-01T00:00:00Z"}"#, "id: not a whole number"),
-        (r#"{"id":99999999999999999999}"#, "id: a number beyond 64 bits"),
-        (r#"{"id":1}"#, "updated: not set"),
-        (r#"{"id":1,"updated":null}"#, "updated: not set"),
-        (r#"{"id":1,"updated":""}"#, "updated: not set"),
-        (r#"{"id":1,"updated":"0001-01-01T00:00:00Z"}"#, "updated: not set"),
-        (r#"{"id":1,"updated":"soon\u0000\ud800"}"#, "updated: not an RFC 3339 time"),
-        (r#"{"id":1,"updated":1734910309}"#, "updated: a number"),
-        ("\"a string\"", "not an object"),
-        ("null", "not an object"),
-        ("[]", "not an object"),
-        ("bare", "not an object"),
-    ];
-    for stream in Stream::ALL {
-        for (row, reason) in cases {
-            let good = |id| format!(r#"{{"id":{id},"updated":"{AT}"}}"#);
-            let rows = page(stream, &[&good(8), &format!(" {row}\n"), &good(9)]);
-            assert_eq!(rows.elements, 3);
-            assert_eq!(rows.placed, [(time(AT), 8), (time(AT), 9)]);
-            assert_eq!(rows.messages.len() + rows.conversations.len() + rows.contacts.len(), 2);
-            let source_id = reason.starts_with("updated").then(|| "1".to_owned());
-            let payload = row.as_bytes().to_vec();
-            let reason = reason.to_owned();
-            assert_eq!(rows.rejects, [Reject { stream, source_id, partial: false, reason, payload }]);
-        }
-    }
-}
-
-#[test]
-fn messages_are_placed_by_the_time_that_is_asked_for() {
-    let body = br#"[{"id":"5","date":"2024-01-01T00:00:00Z","updated":"soon"},{"id":5,"updated":"2024-01-01T00:00:00Z"}]"#;
-    let rows = read_page(Stream::Messages, TimeField::Date, body).unwrap();
-    assert_eq!(rows.placed, [(time("2024-01-01T00:00:00Z"), 5)]);
-    assert_eq!(rows.messages[0].updated, None);
-    let verdicts: Vec<_> =
-        rows.rejects.iter().map(|reject| (reject.partial, reject.reason.as_str())).collect();
-    assert_eq!(verdicts, [(true, "updated: not an RFC 3339 time"), (false, "date: not set")]);
-}
-
-#[test]
-fn a_row_repeated_on_a_page_comes_twice() {
-    let row = format!(r#"{{"id":3,"updated":"{AT}"}}"#);
-    let rows = page(Stream::Contacts, &[&row, &row]);
-    assert_eq!((rows.contacts.len(), rows.placed.len(), rows.elements), (2, 2, 2));
-}
-
-#[test]
-fn a_row_alone_needs_only_its_id() {
-    let mut rows = Rows::default();
-    read_row(Stream::Conversations, None, b" {\"id\":4}\n", &mut rows);
-    read_row(Stream::Conversations, None, b"{\"id\":4} {}", &mut rows);
-    read_row(Stream::Conversations, None, b"{\"id\":4,", &mut rows);
-    read_row(Stream::Conversations, None, b"", &mut rows);
-    assert_eq!(rows.conversations, [Conversation { id: 4, ..Conversation::default() }]);
-    assert_eq!((rows.elements, rows.placed.len()), (0, 0));
-    let payloads: Vec<_> = rows.rejects.iter().map(|reject| &reject.payload[..]).collect();
-    assert_eq!(payloads, [&b"{\"id\":4} {}"[..], b"{\"id\":4,", b""]);
-}
-
-#[test]
 fn conversations_embedded_in_messages() {
     let row = format!(
         r#"{{"id":1,"updated":"{AT}","conversation":{{"id":"12","name":["x"],"read":3,"members":[{{"id":2,"name":"n"}}]}}}}"#
@@ -463,47 +398,4 @@ fn notes() {
     assert_eq!(read.notes.len(), 1);
     assert_eq!(parsed(&read.extra), Some(json!({"note": [{"id": ""}, {"id": "x", "date": "soon"}]})));
     assert_eq!(rejects[0].reason, "note: an entry without a readable id");
-}
-
-#[test]
-fn bodies_that_are_no_array_of_rows() {
-    let deep = format!("[{}{}]", "[".repeat(MAX_DEPTH + 1), "]".repeat(MAX_DEPTH + 1));
-    let many = format!("[{}1]", "1,".repeat(MAX_ROWS_PER_PAGE));
-    let cases: [(&str, usize, &str); 20] = [
-        ("", 0, "it does not begin with a bracket"),
-        ("<html>", 0, "it does not begin with a bracket"),
-        ("null", 0, "it does not begin with a bracket"),
-        (" {\"error\":\"bad_data\"}", 1, "it does not begin with a bracket"),
-        ("[", 1, "it ends inside a value"),
-        ("[{}", 3, "it ends inside a value"),
-        ("[{},", 4, "it ends inside a value"),
-        ("[{\"a\":\"b\\", 8, "it ends inside a value"),
-        ("[{\"a\":\"b", 8, "it ends inside a value"),
-        ("[{\"a\":tr", 8, "it ends inside a value"),
-        ("[{}] x", 5, "something follows the end"),
-        ("[{}]]", 4, "something follows the end"),
-        ("[{},]", 4, "a value is missing"),
-        ("[,{}]", 1, "a value is missing"),
-        ("[{\"a\":}]", 6, "a value is missing"),
-        ("[{\"a\":1,}]", 8, "a field name is missing"),
-        ("[{\"a\" 1}]", 6, "a colon is missing after a field name"),
-        ("[{\"a\":1]}", 7, "a comma or a closing bracket is missing"),
-        (&deep, MAX_DEPTH + 1, "it is nested too deeply"),
-        (&many, 200_002, "it has too many rows"),
-    ];
-    for (body, offset, reason) in cases {
-        let error = split(body.as_bytes()).expect_err(reason);
-        assert_eq!((error.offset, error.reason), (offset, reason), "{body:.20}");
-        assert!(read_page(Stream::Messages, TimeField::Date, body.as_bytes()).is_err());
-    }
-}
-
-#[test]
-fn elements_are_split_as_they_came() {
-    let body = b"\xEF\xBB\xBF [ {\"a\" : \"\xFF]\\\"\\ud800\"} , 1e999,NaN,[ ],{ } ,\"\"]\n";
-    let elements: [&[u8]; 6] = [b"{\"a\" : \"\xFF]\\\"\\ud800\"}", b"1e999", b"NaN", b"[ ]", b"{ }", b"\"\""];
-    assert_eq!(split(body).unwrap(), elements);
-    assert_eq!(split(b"[]").unwrap(), [b""; 0]);
-    let deep = format!("[{}{}]", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
-    assert_eq!(split(deep.as_bytes()).unwrap().len(), 1);
 }

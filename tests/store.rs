@@ -1,6 +1,6 @@
 //! The store on a real PostgreSQL.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+mod support;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::{
@@ -9,8 +9,9 @@ use heymarket_sync::{
     store::{Batch, Committed, Lease, LineKey, STANDING, SchemaState, Store, StoreError, Tally, connect},
 };
 use proptest::prelude::*;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use support::database::{TestDatabase, database, empty_database};
 
 #[tokio::test]
 async fn a_new_database_is_empty_then_current() {
@@ -75,15 +76,20 @@ async fn every_table_and_column_bears_a_comment() {
 
 #[tokio::test]
 async fn connection_errors_name_the_place_and_the_way_out_but_no_password() {
-    let url = server();
-    let address = url.split_once('@').map_or("127.0.0.1:55432", |(_, address)| address).to_owned();
-    let address = address.split('/').next().unwrap().to_owned();
+    let database = Database::empty().await;
+    let at = |user: &str, name: &str| {
+        let mut url = reqwest::Url::parse(database.held.url()).unwrap();
+        url.set_username(user).unwrap();
+        url.set_password(Some("hunter2")).unwrap();
+        url.set_path(name);
+        url.to_string()
+    };
     let cases = [
-        (format!("postgres://postgres:hunter2@{address}/no_such_database"), "createdb no_such_database"),
+        (at("postgres", "no_such_database"), "createdb no_such_database"),
         ("postgres://postgres:hunter2@127.0.0.1:1/mirror".to_owned(), "start PostgreSQL"),
         ("postgres://postgres:hunter2@%2Fno%2Fsuch%2Fdirectory/mirror".to_owned(), "no such socket"),
         ("mysql://root:hunter2@localhost/mirror".to_owned(), "postgres://"),
-        (format!("postgres://no_such_role:hunter2@{address}/postgres"), "no_such_role"),
+        (at("no_such_role", "postgres"), "no_such_role"),
     ];
     for (url, told) in cases {
         let error = connect(&SecretString::from(url.clone()), 2).await.unwrap_err();
@@ -450,24 +456,51 @@ async fn a_former_leader_commits_nothing() {
 #[tokio::test]
 async fn a_takeover_waits_for_a_commit_and_a_renewal_does_not() {
     let (database, lease) = Database::led().await;
-    let store = &database.store;
-    // What commit does at its end, held open.
-    let mut writing = store.pool().begin().await.unwrap();
-    sqlx::query("SELECT epoch FROM heymarket_sync.lease WHERE epoch = $1 FOR KEY SHARE")
-        .bind(lease.epoch())
-        .fetch_one(&mut *writing)
-        .await
-        .unwrap();
-    store.renew_lease(&lease).await.unwrap();
-    let mut takeover = store.pool().begin().await.unwrap();
-    takeover.execute("SET LOCAL lock_timeout = '1ms'").await.unwrap();
-    let locked = takeover.execute("SELECT FROM heymarket_sync.lease FOR UPDATE").await.unwrap_err();
-    assert_eq!(locked.as_database_error().and_then(|error| error.code()).as_deref(), Some("55P03"));
-    takeover.rollback().await.unwrap();
-    writing.commit().await.unwrap();
+    // Holds a commit up after all its statements, the check of the lead included.
+    let mut control = PgConnection::connect(database.held.url()).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER hold_up AFTER INSERT ON heymarket.messages
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hold_up();
+         SELECT pg_advisory_lock(1)",
+    )
+    .execute(&mut control)
+    .await
+    .unwrap();
+    let batch = Batch { messages: vec![message(1, None, "a")], ..Batch::default() };
+    let commit = tokio::spawn({
+        let (store, lease) = (database.store.clone(), lease.clone());
+        async move { store.commit(&lease, &batch).await }
+    });
+    while waiting(&mut control).await < 1 {
+        assert!(!commit.is_finished(), "the commit was not held up");
+    }
+    database.store.renew_lease(&lease).await.unwrap();
     database.void_lease().await;
-    store.acquire_lease("successor").await.unwrap().unwrap();
+    let takeover = tokio::spawn({
+        let store = database.store.clone();
+        async move { store.acquire_lease("successor").await }
+    });
+    while waiting(&mut control).await < 2 {
+        assert!(!takeover.is_finished(), "the takeover did not wait for the commit");
+    }
+    control.execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    commit.await.unwrap().unwrap();
+    assert_eq!(takeover.await.unwrap().unwrap().unwrap().holder(), "successor");
+    assert_eq!(database.texts("messages", "text").await, ["a"]);
+    control.close().await.unwrap();
     database.drop().await;
+}
+
+/// How many sessions of this database wait for a lock.
+async fn waiting(control: &mut PgConnection) -> i64 {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )
+    .fetch_one(control)
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -592,31 +625,92 @@ async fn the_status_tells_what_is_held_and_who_leads() {
 #[tokio::test]
 async fn writers_at_once_cannot_overwrite_a_newer_version() {
     let (database, lease) = Database::led().await;
-    let rows = 200;
+    let rows = 0..100;
+    let named = |version: i64, name: &str| {
+        rows.clone()
+            .map(|id| Conversation {
+                members: vec![member(version, name)],
+                ..conversation(id, Some(version), name)
+            })
+            .collect::<Vec<_>>()
+    };
     for round in 0..10 {
-        let batch = |version: i64| Batch {
-            messages: (0..rows).map(|id| message(id, Some(version), &version.to_string())).collect(),
-            conversations: (0..rows)
-                .map(|id| Conversation {
-                    members: vec![member(version, &version.to_string())],
-                    ..conversation(id, Some(version), &version.to_string())
-                })
-                .collect(),
-            ..Batch::default()
-        };
-        let batches = [3, 1, 4, 2].map(|version| batch(round * 10 + version));
+        let version = |number: i64| round * 10 + number;
+        // Of the newest version, the listed copy wins over the embedded one.
+        let mut batches = vec![Batch { embedded: named(version(4), "embedded"), ..Batch::default() }];
+        for number in [3, 4, 1, 2] {
+            let (version, name) = (version(number), version(number).to_string());
+            let messages = rows.clone().map(|id| message(id, Some(version), &name)).collect();
+            let contacts = rows.clone().map(|id| contact(id, Some(version), None, &name)).collect();
+            batches.push(Batch { messages, ..Batch::default() });
+            batches.push(Batch { contacts, ..Batch::default() });
+            batches.push(Batch { conversations: named(version, &name), ..Batch::default() });
+        }
+        batches.rotate_left(round as usize);
         let commits = batches.iter().map(|batch| database.store.commit(&lease, batch));
         for committed in futures::future::join_all(commits).await {
             committed.unwrap();
         }
-        let newest = vec![(round * 10 + 4).to_string(); rows as usize];
-        for (table, column) in
-            [("messages", "text"), ("conversations", "name"), ("conversation_members", "name")]
-        {
+        let newest = vec![version(4).to_string(); rows.clone().count()];
+        for (table, column) in [
+            ("messages", "text"),
+            ("contacts", "first"),
+            ("conversations", "name"),
+            ("conversation_members", "name"),
+        ] {
             assert_eq!(database.texts(table, column).await, newest, "{table} in round {round}");
         }
     }
     database.drop().await;
+}
+
+#[tokio::test]
+async fn a_commit_never_scans_a_whole_table() {
+    let database = Database::migrated().await;
+    let url = SecretString::from(database.held.url());
+    // Vacuumed while empty, the tables look as if a scan were the cheapest way to find a row.
+    database.store.pool().execute("VACUUM ANALYZE").await.unwrap();
+    database.store.pool().close().await;
+    let mut control = PgConnection::connect(url.expose_secret()).await.unwrap();
+    let before = scans(&mut control).await;
+
+    let store = connect(&url, 1).await.unwrap();
+    let lease = store.acquire_lease("test").await.unwrap().unwrap();
+    // More often than PostgreSQL plans a statement for its parameters.
+    for round in 0..10 {
+        let (id, name) = (round / 2, round.to_string());
+        let batch = Batch {
+            messages: vec![message(id, Some(round), &name)],
+            conversations: vec![Conversation {
+                members: vec![member(round, &name)],
+                ..conversation(id, Some(round), &name)
+            }],
+            contacts: vec![Contact {
+                notes: vec![note(round, &name)],
+                ..contact(id, None, Some(round), &name)
+            }],
+            ..Batch::default()
+        };
+        store.commit(&lease, &batch).await.unwrap();
+    }
+    store.pool().close().await;
+    assert_eq!(scans(&mut control).await, before);
+    control.close().await.unwrap();
+    database.drop().await;
+}
+
+/// How often each table of the mirror was scanned as a whole, once every other session has ended and with
+/// that reported.
+async fn scans(control: &mut PgConnection) -> Vec<(String, i64)> {
+    let others = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    while sqlx::query_scalar::<_, i64>(others).fetch_one(&mut *control).await.unwrap() > 0 {}
+    sqlx::query_as(
+        "SELECT relname::text, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'heymarket' ORDER BY relname",
+    )
+    .fetch_all(control)
+    .await
+    .unwrap()
 }
 
 /// A version of one of four rows: `(id, version, content, embedded)`.
@@ -848,31 +942,24 @@ fn whole_contact() -> Contact {
     }
 }
 
-fn server() -> String {
-    std::env::var("TEST_DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:55432".to_owned())
-}
-
 /// A database of its own for a test.
 struct Database {
-    name: String,
+    held: TestDatabase,
     store: Store,
 }
 
 impl Database {
     async fn empty() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("store_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut connection = PgConnection::connect(&format!("{}/postgres", server())).await.unwrap();
-        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
-        connection.close().await.unwrap();
-        let store = connect(&SecretString::from(format!("{}/{name}", server())), 4).await.unwrap();
-        Self { name, store }
+        Self::on(empty_database().await).await
     }
 
     async fn migrated() -> Self {
-        let database = Self::empty().await;
-        database.store.migrate().await.unwrap();
-        database
+        Self::on(database().await).await
+    }
+
+    async fn on(held: TestDatabase) -> Self {
+        let store = connect(&SecretString::from(held.url()), 8).await.unwrap();
+        Self { held, store }
     }
 
     async fn led() -> (Self, Lease) {
@@ -883,9 +970,6 @@ impl Database {
 
     async fn drop(self) {
         self.store.pool().close().await;
-        let mut connection = PgConnection::connect(&format!("{}/postgres", server())).await.unwrap();
-        connection.execute(AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.name))).await.unwrap();
-        connection.close().await.unwrap();
     }
 
     /// Lets the lease run out, as if its holder had fallen silent.

@@ -98,6 +98,16 @@ async fn every_row_and_field_of_the_source_is_mirrored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_thousand_messages_are_mirrored_in_few_requests() {
+    let rig = Rig::new(SandboxOptions { team: team(200_000), ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    rig.assert_equal(&app.store).await;
+    let least = (200_000 + 20_000 + 15_000) / 200;
+    assert!(rig.pages() <= least + least / 10, "{} pages; {least} are the least", rig.pages());
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn small_pages_and_broadcasts_longer_than_a_page_lose_nothing() {
     for default_view in [DefaultView::Both, DefaultView::Open] {
         let paging = Paging { cap: 30, conversations: default_view, ..Paging::default() };
@@ -193,7 +203,7 @@ async fn covered_is_everything_wanted() {
     assert!(standing.len() >= 3, "{standing:?}");
     for (key, state) in standing {
         assert_eq!(state.covered.len(), 1, "{key:?}: {:?}", state.covered);
-        assert_eq!(state.covered[0].start(), state.wanted_from, "{key:?}");
+        assert!(state.covered[0].start() <= state.wanted_from, "{key:?}: {state:?}");
     }
     app.close().await;
 }

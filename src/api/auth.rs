@@ -1,4 +1,4 @@
-//! Who we are to the source: a short-lived JWT, or the legacy team key [S, V].
+//! Who we are to the source: a short-lived JWT, or the legacy team key \[S, V\].
 
 use std::{
     fs, io,
@@ -13,12 +13,12 @@ use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use crate::config::{Credentials, SecretSource};
+use crate::config::{Credentials, SecretError, SecretSource};
 
-/// How long a token is used. It dies 5 minutes after its `iat` [S].
+/// How long a token is used. It dies 5 minutes after its `iat` \[S\].
 const TOKEN_LIFE: Duration = Duration::from_secs(240);
 
-/// How far `iat` stays behind the server's clock as we know it; an `iat` in its future may be refused [V].
+/// How far `iat` stays behind the server's clock as we know it; an `iat` in its future may be refused \[V\].
 const IAT_MARGIN: TimeDelta = TimeDelta::seconds(1);
 
 /// How often secret files are looked at for a change.
@@ -29,10 +29,10 @@ const FILE_CHECK: Duration = Duration::from_secs(1);
 pub enum CredentialsError {
     #[error("no credentials are set; set api.secret_id and api.secret_key, or api.key")]
     Unset,
-    #[error("cannot read the secret file {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("the {name} is empty")]
-    Empty { name: &'static str },
+    #[error("the {name} cannot be used")]
+    Secret { name: &'static str, source: SecretError },
+    #[error("the secret file {} is gone", path.display())]
+    Gone { path: PathBuf, source: io::Error },
     #[error("the team key holds characters that a header cannot carry")]
     Unsendable,
     #[error("cannot sign a token")]
@@ -235,19 +235,13 @@ fn stamp(credentials: &Credentials) -> Result<Stamp, CredentialsError> {
         .map(|path| {
             fs::metadata(path)
                 .map(|file| (file.modified().ok(), file.len()))
-                .map_err(|source| CredentialsError::Read { path: path.clone(), source })
+                .map_err(|source| CredentialsError::Gone { path: path.clone(), source })
         })
         .collect()
 }
 
 fn read(name: &'static str, source: &SecretSource) -> Result<SecretString, CredentialsError> {
-    let secret = match source {
-        SecretSource::Value(secret) => secret.clone(),
-        SecretSource::File(path) => fs::read_to_string(path)
-            .map(|text| SecretString::from(text.trim()))
-            .map_err(|source| CredentialsError::Read { path: path.clone(), source })?,
-    };
-    if secret.expose_secret().is_empty() { Err(CredentialsError::Empty { name }) } else { Ok(secret) }
+    source.read().map_err(|source| CredentialsError::Secret { name, source })
 }
 
 #[cfg(test)]
@@ -385,14 +379,13 @@ mod tests {
         let missing = folder.path().join("missing");
         let empty = folder.path().join("empty");
         fs::write(&empty, "\n").unwrap();
+        let gone = format!("the secret file {} is gone", missing.display());
+        let unusable = || "the team key cannot be used".to_owned();
         let cases = [
-            (
-                SecretSource::File(missing.clone()),
-                format!("cannot read the secret file {}", missing.display()),
-            ),
-            (SecretSource::File(empty), "the team key is empty".into()),
-            (value(""), "the team key is empty".into()),
-            (value("line\nbreak"), "the team key holds characters that a header cannot carry".into()),
+            (SecretSource::File(missing), gone),
+            (SecretSource::File(empty), unusable()),
+            (value(""), unusable()),
+            (value("line\nbreak"), unusable()),
         ];
         for (source, text) in cases {
             let error = Auth::new(Credentials::TeamKey(source)).authorization(at(0)).unwrap_err();

@@ -73,14 +73,14 @@ pub struct Response {
     pub attempts: u32,
 }
 
-/// An inbox: `GET /v1/inboxes` [V].
+/// An inbox: `GET /v1/inboxes` \[V\].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbox {
     pub id: i64,
     pub name: String,
 }
 
-/// The team that the credentials belong to: `GET /v1/team` [V].
+/// The team that the credentials belong to: `GET /v1/team` \[V\].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Team {
     pub id: i64,
@@ -117,7 +117,7 @@ impl Client {
             .await
     }
 
-    /// One conversation, a JSON object; `None` where there is none of this id (any more) [S].
+    /// One conversation, a JSON object; `None` where there is none of this id (any more) \[S\].
     pub async fn conversation(
         &self,
         id: i64,
@@ -131,8 +131,8 @@ impl Client {
         }
     }
 
-    /// The newest messages of one conversation, at most 50 [V], a JSON array. `phone` is E.164 digits without
-    /// `+` [V]; `latest` is in Unix seconds, `None` for now.
+    /// The newest messages of one conversation, at most 50 \[V\], a JSON array. `phone` is E.164 digits without
+    /// `+` \[V\]; `latest` is in Unix seconds, `None` for now.
     pub async fn history(
         &self,
         phone: &str,
@@ -146,7 +146,7 @@ impl Client {
         self.send(&Call { query, ..Call::new(Endpoint::History) }, priority, cancel).await
     }
 
-    /// All inboxes: also the cheapest check of credentials [V].
+    /// All inboxes: also the cheapest check of credentials \[V\].
     pub async fn inboxes(
         &self,
         priority: Priority,
@@ -169,7 +169,7 @@ impl Client {
         .await
     }
 
-    /// How many rows a stream has at the source [V].
+    /// How many rows a stream has at the source \[V\].
     pub async fn count(
         &self,
         stream: Stream,

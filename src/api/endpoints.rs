@@ -9,9 +9,9 @@ use super::model::Stream;
 /// Which body field carries the page cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CursorField {
-    /// `created_at`: messages [S, in the prose].
+    /// `created_at`: messages \[S, in the prose\].
     CreatedAt,
-    /// `date`: conversations and contacts [V]; in the body of all three [S].
+    /// `date`: conversations and contacts \[V\]; in the body of all three \[S\].
     Date,
 }
 
@@ -20,7 +20,7 @@ pub enum CursorField {
 pub enum Order {
     /// `order` is left out: the endpoint's own order.
     Default,
-    /// `"order": "updated_at"` [V].
+    /// `"order": "updated_at"` \[V\].
     UpdatedAt,
 }
 
@@ -29,13 +29,13 @@ pub enum Order {
 pub enum View {
     /// What the endpoint lists unasked.
     Default,
-    /// Closed conversations: `"id": 0, "filters": {"closed": true}` [V], with `"inboxes"` where given.
+    /// Closed conversations: `"id": 0, "filters": {"closed": true}` \[V\], with `"inboxes"` where given.
     Closed { inboxes: Vec<i64> },
-    /// `"archived": true` [S].
+    /// `"archived": true` \[S\].
     Archived,
 }
 
-/// One page of a stream: `POST /v1/messages/all`, `/v1/conversations` or `/v1/contacts` [S].
+/// One page of a stream: `POST /v1/messages/all`, `/v1/conversations` or `/v1/contacts` \[S\].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
     pub stream: Stream,
@@ -45,9 +45,9 @@ pub struct PageRequest {
     pub cursor: Option<DateTime<Utc>>,
     pub cursor_field: CursorField,
     pub limit: u32,
-    /// `page` [S], sent as given; `None` leaves it out.
+    /// `page` \[S\], sent as given; `None` leaves it out.
     pub page: Option<u32>,
-    /// Oldest rows first: `"ascending": true` [S].
+    /// Oldest rows first: `"ascending": true` \[S\].
     pub ascending: bool,
 }
 
@@ -92,7 +92,7 @@ impl PageRequest {
 }
 
 /// Prints a time as the source's backend does: UTC with `Z`, 0 to 6 fractional digits, trailing zeros
-/// trimmed [C]. What is below a microsecond is cut off.
+/// trimmed \[C\]. What is below a microsecond is cut off.
 fn cursor_text(time: DateTime<Utc>) -> String {
     let text = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))

@@ -155,7 +155,7 @@ impl ApiError {
         self.status
     }
 
-    /// The server's `X-Request-Id` of the last attempt; the vendor's support asks for it [V].
+    /// The server's `X-Request-Id` of the last attempt; the vendor's support asks for it \[V\].
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_deref()
     }

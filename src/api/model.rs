@@ -1,4 +1,4 @@
-//! The rows of the source as the mirror keeps them. Field names are the API's [S]; only `user` is
+//! The rows of the source as the mirror keeps them. Field names are the API's \[S\]; only `user` is
 //! `user_id` and a message's `conversation` is `conversation_id`, as in the mirror's columns.
 
 use std::{fmt, str::FromStr};

@@ -7,15 +7,18 @@ use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::model::Stream;
-use crate::app::App;
+use crate::app::{App, AppError};
 use crate::config::{Credentials, SecretSource, Settings};
-use crate::sandbox::{Sandbox, SandboxOptions, TeamOptions};
+use crate::sandbox::{RateLimit, Sandbox, SandboxOptions, TeamOptions};
+use crate::store::SchemaState;
 
 use super::CliError;
 use super::progress::Bars;
 
 /// Messages a second, once it is live.
 const LIVE_RATE: f64 = 2.0;
+/// Requests a minute: more than Heymarket's 500, so that nobody has to wait for made-up rows.
+const SANDBOX_QUOTA: u32 = 6_000;
 const NEWEST_EVERY: Duration = Duration::from_secs(5);
 
 /// A sandbox API, an embedded PostgreSQL, the sync, and queries to try
@@ -69,9 +72,11 @@ pub async fn run(
             span: Duration::from_secs(180 * 86_400),
             ..TeamOptions::default()
         },
+        rate_limit: RateLimit { per_minute: Some(SANDBOX_QUOTA), ..RateLimit::default() },
         ..SandboxOptions::default()
     })
     .await?;
+    settings.api.requests_per_minute = SANDBOX_QUOTA * 9 / 10;
     println!("A sandbox API with {} made-up messages is running at {}", args.messages, sandbox.base_url());
     let secret = sandbox.credentials().secrets.first().cloned();
     let secret = secret.ok_or_else(|| CliError::Failed("the sandbox has no credentials".to_owned()))?;
@@ -108,7 +113,8 @@ async fn live(
         show(app, query).await?;
     }
     if let Some(psql) = app.psql_command() {
-        println!("Look at it yourself, while this runs:\n\n  {psql}\n");
+        let when = if args.once { "during a demo without --once" } else { "while this runs" };
+        println!("Look at it yourself, {when}:\n\n  {psql}\n");
     }
     if args.once {
         return Ok(());
@@ -139,17 +145,17 @@ async fn live(
     }
 }
 
-/// Each demo has a team of its own: what an earlier one left is dropped.
+/// Each demo has a team of its own: what an earlier one left is dropped, by whichever version it was made.
 async fn clear(app: &App) -> Result<(), CliError> {
-    app.migrate().await?;
-    sqlx::query(
-        "TRUNCATE heymarket.messages, heymarket.conversations, heymarket.conversation_members, \
-         heymarket.contacts, heymarket.contact_notes, heymarket_sync.coverage, heymarket_sync.runs, \
-         heymarket_sync.rejects, heymarket_sync.readings",
-    )
-    .execute(app.store.pool())
-    .await
-    .map_err(|error| CliError::Failed(format!("the demo's database could not be emptied: {error}")))?;
+    if matches!(app.store.schema_state().await, Ok(SchemaState::Current))
+        && let Some(leader) = app.store.leader().await.map_err(AppError::from)?
+    {
+        return Err(CliError::Failed(format!("another demo is running: {}", leader.holder)));
+    }
+    sqlx::query("DROP SCHEMA IF EXISTS heymarket, heymarket_bi, heymarket_sync CASCADE")
+        .execute(app.store.pool())
+        .await
+        .map_err(|error| CliError::Failed(format!("the demo's database could not be emptied: {error}")))?;
     Ok(())
 }
 

@@ -84,18 +84,24 @@ enum Verb {
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
-    App(#[from] AppError),
+    App(Box<AppError>),
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),
     #[error("the output could not be written")]
     Output(#[from] io::Error),
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<AppError> for CliError {
+    fn from(error: AppError) -> Self {
+        Self::App(Box::new(error))
+    }
 }
 
 impl CliError {

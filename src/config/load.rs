@@ -66,7 +66,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         requests_per_minute: reader.integer("api.requests_per_minute", 1..=10_000_000),
         timeout: reader.duration("api.timeout", SECOND..=10 * MINUTE),
         max_in_flight: reader.integer("api.max_in_flight", 1..=1024) as usize,
-        max_body: reader.bytes("api.max_body", 64 << 10..=1 << 30),
+        max_body: reader.body_size("api.max_body"),
     };
     let (url, url_file) = reader.database_url().unzip();
     let database = Database { url, max_connections: reader.integer("database.max_connections", 2..=100) };

@@ -63,7 +63,7 @@ pub enum Credentials {
         id: SecretSource,
         key: SecretSource,
     },
-    /// The legacy team key, sent as a plain bearer token [V].
+    /// The legacy team key, sent as a plain bearer token \[V\].
     TeamKey(SecretSource),
 }
 

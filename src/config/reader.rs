@@ -57,14 +57,15 @@ impl Reader<'_> {
         self.read(key, &duration_form(&range), |value| duration(value, &range))
     }
 
-    pub fn bytes(&mut self, key: &str, range: RangeInclusive<u64>) -> u64 {
+    /// Bytes, 64 KiB to 1 GiB.
+    pub fn body_size(&mut self, key: &str) -> u64 {
         let form = r#"a size from "64KiB" to "1GiB": a number of bytes, or a number with KiB, MiB, GiB, kB, MB or GB"#;
         self.read(key, form, |value| {
             let size = match value {
                 Value::Integer(number) => u64::try_from(*number).ok(),
                 value => value.as_str().and_then(size),
             };
-            within(size.ok_or("not a size")?, &range)
+            within(size.ok_or("not a size")?, &(64 << 10..=1 << 30))
         })
     }
 
@@ -142,12 +143,7 @@ impl Reader<'_> {
         Some(Recheck { window: window.ok()?, every: every.ok()? })
     }
 
-    pub(super) fn read<T>(
-        &mut self,
-        key: &str,
-        form: &str,
-        parse: impl Fn(&Value) -> Result<T, String>,
-    ) -> T {
+    pub fn read<T>(&mut self, key: &str, form: &str, parse: impl Fn(&Value) -> Result<T, String>) -> T {
         let value = &self.layers.given(key).value;
         parse(value).unwrap_or_else(|reason| {
             self.bad(key, key, Some(value), reason, form);

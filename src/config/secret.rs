@@ -44,7 +44,7 @@ fn place(file: &Option<PathBuf>) -> String {
 }
 
 impl SecretSource {
-    /// The secret as it is now, without line breaks at its end. Reads the file each time, blocking for as long as
+    /// The secret as it is now, without white space around it. Reads the file each time, blocking for as long as
     /// the file system takes; at most 64 KiB.
     ///
     /// # Errors
@@ -58,8 +58,8 @@ impl SecretSource {
                 (SecretString::from(text), Some(path.clone()))
             }
         };
-        let secret = text.expose_secret().trim_end_matches(['\r', '\n']);
-        if secret.trim().is_empty() {
+        let secret = text.expose_secret().trim();
+        if secret.is_empty() {
             return Err(SecretError::Empty(path));
         }
         if secret.contains(char::is_control) {

@@ -1,10 +1,10 @@
-//! Who may ask: signed tokens [S], or the legacy team key [V].
+//! Who may ask: signed tokens \[S\], or the legacy team key \[V\].
 
 use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
 
-/// A token is dead this long after its `iat` [S].
+/// A token is dead this long after its `iat` \[S\].
 const TOKEN_LIFETIME: TimeDelta = TimeDelta::minutes(5);
 /// How far in the server's future an `iat` may lie; the documents name no figure.
 const FUTURE_LEEWAY: TimeDelta = TimeDelta::seconds(60);
@@ -16,7 +16,7 @@ pub struct SandboxSecret {
     pub key: String,
 }
 
-/// What the sandbox accepts: any of the secrets (two are live during a rotation [V]), or the team key.
+/// What the sandbox accepts: any of the secrets (two are live during a rotation \[V\]), or the team key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SandboxCredentials {
     pub secrets: Vec<SandboxSecret>,
@@ -53,7 +53,7 @@ impl Default for SandboxCredentials {
     }
 }
 
-/// A credential that was accepted: each has a quota of its own [V].
+/// A credential that was accepted: each has a quota of its own \[V\].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     Secret(usize),

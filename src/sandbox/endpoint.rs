@@ -3,24 +3,24 @@
 /// One endpoint; the three paged ones also name the rows they list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
-    /// `POST /v1/messages/all` [S]
+    /// `POST /v1/messages/all` \[S\]
     Messages,
-    /// `POST /v1/conversations` [S]
+    /// `POST /v1/conversations` \[S\]
     Conversations,
-    /// `POST /v1/contacts` [S]
+    /// `POST /v1/contacts` \[S\]
     Contacts,
-    /// `GET /v1/messages` [S]
+    /// `GET /v1/messages` \[S\]
     History,
-    /// `GET /v1/conversations/{id}` [S]
+    /// `GET /v1/conversations/{id}` \[S\]
     Conversation,
-    /// `GET /v1/inboxes` [V]
+    /// `GET /v1/inboxes` \[V\]
     Inboxes,
-    /// `GET /v1/team` [V]
+    /// `GET /v1/team` \[V\]
     Team,
-    /// `POST /v1/messages/all/count` [V]
+    /// `POST /v1/messages/all/count` \[V\]
     MessagesCount,
-    /// `POST /v1/conversations/count` [V]
+    /// `POST /v1/conversations/count` \[V\]
     ConversationsCount,
-    /// `POST /v1/contacts/count` [V]
+    /// `POST /v1/contacts/count` \[V\]
     ContactsCount,
 }

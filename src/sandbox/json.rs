@@ -105,7 +105,7 @@ pub(super) fn integer(out: &mut Vec<u8>, value: i64) {
 }
 
 /// As Go prints times: RFC 3339 in UTC, microseconds with trailing zeros trimmed, the zero time for "not
-/// set" [C].
+/// set" \[C\].
 pub(super) fn time(out: &mut Vec<u8>, value: Option<DateTime<Utc>>) {
     let Some(value) = value else {
         out.extend_from_slice(b"\"0001-01-01T00:00:00Z\"");

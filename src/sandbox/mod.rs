@@ -1,7 +1,7 @@
 //! The sandbox API: a server that behaves like Heymarket's, over a team made up from a seed.
 //!
 //! Used by the `sandbox` and `demo` verbs and, in-process, by tests and benchmarks. Its JSON is written from
-//! the vendor's endpoint pages [S] with types of its own, never from `api::model`. A [`SandboxState`] gives
+//! the vendor's endpoint pages \[S\] with types of its own, never from `api::model`. A [`SandboxState`] gives
 //! tests the truth to compare with, and the levers to change and disturb it.
 
 mod auth;

@@ -13,7 +13,7 @@ use super::{
 /// How the sandbox reads what the documents leave open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paging {
-    /// Rows where no `limit` is sent [V].
+    /// Rows where no `limit` is sent \[V\].
     pub default_limit: usize,
     /// Rows at most, whatever `limit` says.
     pub cap: usize,

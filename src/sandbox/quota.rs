@@ -1,4 +1,4 @@
-//! The rate limit: so many requests in any minute, per credential [V].
+//! The rate limit: so many requests in any minute, per credential \[V\].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +19,7 @@ pub struct RateLimit {
 }
 
 impl Default for RateLimit {
-    /// 500 a minute [V], with `Retry-After`.
+    /// 500 a minute \[V\], with `Retry-After`.
     fn default() -> Self {
         Self { per_minute: Some(500), retry_after: true }
     }

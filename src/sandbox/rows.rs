@@ -1,5 +1,5 @@
 //! The rows of the team as the sandbox keeps and prints them. Fields and their JSON types are those of the
-//! endpoint pages [S]; nothing here is shared with the client, so that a wrong name cannot pass on both sides.
+//! endpoint pages \[S\]; nothing here is shared with the client, so that a wrong name cannot pass on both sides.
 
 use std::sync::Arc;
 

@@ -27,7 +27,7 @@ use super::{
 
 /// Bytes of a request body.
 const REQUEST_MAX: usize = 64 * 1024;
-/// Rows of one conversation's history [V].
+/// Rows of one conversation's history \[V\].
 const HISTORY_MAX: usize = 50;
 /// What a row takes in a page, about: the buffer's first size.
 const ROW_BYTES: usize = 1_300;

@@ -187,7 +187,7 @@ impl Team {
         }
     }
 
-    /// `GET /v1/inboxes` [V].
+    /// `GET /v1/inboxes` \[V\].
     pub(super) fn write_inboxes(&self, out: &mut Vec<u8>) {
         json::array(out, &self.inboxes, |out, inbox| {
             let mut object = Object::open(out);
@@ -203,7 +203,7 @@ impl Team {
         });
     }
 
-    /// `GET /v1/team` [V].
+    /// `GET /v1/team` \[V\].
     pub(super) fn write_team(&self, out: &mut Vec<u8>) {
         let mut object = Object::open(out);
         object.integer("id", TEAM_ID);

@@ -17,10 +17,12 @@ const OLDEST_SERVER: i32 = 140_000;
 
 /// Settings of every session. A frozen process must not hold rows against its successor, and a
 /// vanished one must not hold its session; over Unix sockets the server ignores the TCP settings.
-const SESSION: [(&str, &str); 6] = [
+/// Compiling a plan costs more than the lookups that it speeds up.
+const SESSION: [(&str, &str); 7] = [
     ("idle_in_transaction_session_timeout", "2s"),
     ("lock_timeout", "3s"),
     ("statement_timeout", "60s"),
+    ("jit", "off"),
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),

@@ -33,8 +33,7 @@ async fn write(
     rows: &[&Contact],
     notes: &[(i64, &Note)],
 ) -> Result<Vec<i64>, StoreError> {
-    // The LIMITs keep the planner at index lookups, also with a plan that it made while the
-    // tables were empty.
+    // The LIMITs keep the planner at one index lookup per row, whatever it guesses of the batch.
     sqlx::query_scalar!(
         r#"
         INSERT INTO heymarket.contacts AS held (
@@ -80,7 +79,8 @@ async fn write(
                        WHERE c.contact_id = n.contact_id AND c.id = n.id LIMIT 1
                    ) h ON true
                    WHERE h.id IS NULL
-                      OR (n.date, n.name, n.text, n.user_id) IS DISTINCT FROM (h.date, h.name, h.text, h.user_id)))
+                      OR (n.date, n.name, n.text, n.user_id)
+                         IS DISTINCT FROM (h.date, h.name, h.text, h.user_id)))
         ON CONFLICT (id) DO UPDATE SET
             avatar = excluded.avatar, created = excluded.created, creator_id = excluded.creator_id,
             custom = excluded.custom, display_name = excluded.display_name, email = excluded.email,
@@ -139,7 +139,7 @@ async fn delete_missing(
     written: &[i64],
     notes: &[(i64, &Note)],
 ) -> Result<(), StoreError> {
-    // By ctid, so that no plan can scan the table; their contact is locked, so none of them moves.
+    // By ctid, which needs no second lookup: their contact is locked, so none of them moves.
     sqlx::query!(
         r#"
         DELETE FROM heymarket.contact_notes
@@ -173,14 +173,16 @@ async fn upsert_notes(connection: &mut PgConnection, notes: &[(i64, &Note)]) -> 
         r#"
         INSERT INTO heymarket.contact_notes (contact_id, id, date, name, text, user_id)
         SELECT n.contact_id, n.id, n.date, n.name, n.text, n.user_id
-        FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[]) AS n (contact_id, id, date, name, text, user_id)
+        FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[])
+             AS n (contact_id, id, date, name, text, user_id)
         LEFT JOIN LATERAL (
             SELECT * FROM heymarket.contact_notes c
             WHERE c.contact_id = n.contact_id AND c.id = n.id LIMIT 1
         ) h ON true
         WHERE h.id IS NULL
            OR (n.date, n.name, n.text, n.user_id) IS DISTINCT FROM (h.date, h.name, h.text, h.user_id)
-        ON CONFLICT (contact_id, id) DO UPDATE SET date = excluded.date, name = excluded.name, text = excluded.text, user_id = excluded.user_id
+        ON CONFLICT (contact_id, id) DO UPDATE SET
+            date = excluded.date, name = excluded.name, text = excluded.text, user_id = excluded.user_id
         "#,
         &column(notes, |(parent, _)| parent),
         column(notes, |(_, note)| note.id.as_str()) as _,

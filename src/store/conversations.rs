@@ -38,8 +38,7 @@ async fn write(
     members: &[(i64, &Member)],
 ) -> Result<Vec<i64>, StoreError> {
     let embedded: Vec<i64> = rows.iter().filter(|(_, embedded)| *embedded).map(|(row, _)| row.id).collect();
-    // The LIMITs keep the planner at index lookups, also with a plan that it made while the
-    // tables were empty.
+    // The LIMITs keep the planner at one index lookup per row, whatever it guesses of the batch.
     sqlx::query_scalar!(
         r#"
         INSERT INTO heymarket.conversations AS held (
@@ -72,12 +71,11 @@ async fn write(
                   (h.assigned, h.blocked, h.channel, h.created, h.creator, h.email_noti, h.inbox,
                    h.last_inbound, h.local_id, h.muted, h.name, h.noreply, h.op, h.read, h.replied,
                    h.snooze_till, h.status, h.super, h.support, h.target, h.type, h.updated, h._extra)
-               OR i.members <> (SELECT count(*) FROM heymarket.conversation_members c WHERE c.conversation_id = i.id)
+               OR i.members <> (
+                   SELECT count(*) FROM heymarket.conversation_members c WHERE c.conversation_id = i.id)
                OR i.id IN (
                    SELECT n.conversation_id
-                   FROM unnest(
-                       $27::bigint[], $28::bigint[], $29::text[]
-                   ) AS n (conversation_id, id, name)
+                   FROM unnest($27::bigint[], $28::bigint[], $29::text[]) AS n (conversation_id, id, name)
                    LEFT JOIN LATERAL (
                        SELECT * FROM heymarket.conversation_members c
                        WHERE c.conversation_id = n.conversation_id AND c.id = n.id LIMIT 1
@@ -140,7 +138,7 @@ async fn delete_missing(
     written: &[i64],
     members: &[(i64, &Member)],
 ) -> Result<(), StoreError> {
-    // By ctid, so that no plan can scan the table; their conversation is locked, so none of them moves.
+    // By ctid, which needs no second lookup: their conversation is locked, so none of them moves.
     sqlx::query!(
         r#"
         DELETE FROM heymarket.conversation_members

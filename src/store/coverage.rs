@@ -196,8 +196,10 @@ impl Store {
             r#"
             SELECT stream, line, pass, started_at,
                    lower(wanted) AS wanted_from, upper(wanted) AS wanted_to,
-                   ARRAY(SELECT lower(r) FROM unnest(covered) AS r ORDER BY r DESC) AS "starts!: Vec<Option<DateTime<Utc>>>",
-                   ARRAY(SELECT upper(r) FROM unnest(covered) AS r ORDER BY r DESC) AS "ends!: Vec<DateTime<Utc>>"
+                   ARRAY(SELECT lower(r) FROM unnest(covered) AS r ORDER BY r DESC)
+                       AS "starts!: Vec<Option<DateTime<Utc>>>",
+                   ARRAY(SELECT upper(r) FROM unnest(covered) AS r ORDER BY r DESC)
+                       AS "ends!: Vec<DateTime<Utc>>"
             FROM heymarket_sync.coverage
             WHERE $1::text IS NULL OR (stream = $1 AND line = $2 AND pass = $3)
             ORDER BY stream, line, pass

@@ -44,7 +44,8 @@ pub enum StoreError {
     SchemaAltered { version: i64 },
 
     #[error(
-        "the schema could not be brought up to date; the role needs CREATE on the database, or run `migrate` as one that has it"
+        "the schema could not be brought up to date; the role needs CREATE on the database, or run `migrate` \
+         as one that has it"
     )]
     Migrate { source: Cause },
 

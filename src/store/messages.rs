@@ -13,8 +13,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> 
     if rows.is_empty() {
         return Ok(0);
     }
-    // The LIMIT keeps the planner at one index lookup per row, also with a plan that it made
-    // while the table was empty.
+    // The LIMIT keeps the planner at one index lookup per row, whatever it guesses of the batch.
     let written = sqlx::query!(
         r#"
         INSERT INTO heymarket.messages AS held (

@@ -62,15 +62,15 @@ impl Store {
             r#"
             SELECT 'messages' AS "stream!", (SELECT max(date) FROM heymarket.messages) AS newest,
                    (SELECT reltuples::bigint FROM pg_class WHERE oid = 'heymarket.messages'::regclass) AS "rows!",
-                   (SELECT count(*) FROM (SELECT FROM heymarket.messages LIMIT 10000) m) AS "counted!"
+                   (SELECT count(*) FROM (SELECT FROM heymarket.messages LIMIT 100000) m) AS "counted!"
             UNION ALL
             SELECT 'conversations', (SELECT max(updated) FROM heymarket.conversations),
                    (SELECT reltuples::bigint FROM pg_class WHERE oid = 'heymarket.conversations'::regclass),
-                   (SELECT count(*) FROM (SELECT FROM heymarket.conversations LIMIT 10000) c)
+                   (SELECT count(*) FROM (SELECT FROM heymarket.conversations LIMIT 100000) c)
             UNION ALL
             SELECT 'contacts', (SELECT max(updated) FROM heymarket.contacts),
                    (SELECT reltuples::bigint FROM pg_class WHERE oid = 'heymarket.contacts'::regclass),
-                   (SELECT count(*) FROM (SELECT FROM heymarket.contacts LIMIT 10000) c)
+                   (SELECT count(*) FROM (SELECT FROM heymarket.contacts LIMIT 100000) c)
             "#
         )
         .fetch_all(&self.pool)
@@ -82,7 +82,7 @@ impl Store {
                 let stream =
                     row.stream.parse().map_err(|_| StoreError::UnknownStream { name: row.stream })?;
                 let estimated_rows =
-                    if row.counted < 10_000 { row.counted } else { row.rows.max(row.counted) };
+                    if row.counted < 100_000 { row.counted } else { row.rows.max(row.counted) };
                 let open_rejects = open.get(&stream).copied().unwrap_or_default();
                 Ok((stream, StreamStatus { estimated_rows, newest: row.newest, open_rejects }))
             })

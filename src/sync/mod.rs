@@ -4,6 +4,7 @@ pub mod detect;
 pub mod fill;
 pub mod health;
 pub mod line;
+mod line_task;
 pub mod planner;
 pub mod progress;
 pub mod scheduler;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,25 +14,19 @@ use crate::api::endpoints::View;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::limiter::Priority;
 use crate::api::model::{Stream, TimeField};
-use crate::config::{Recheck, Settings, StreamSettings};
-use crate::interval::{Interval, TICK};
+use crate::config::Settings;
 use crate::store::{Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
 use super::detect::{self, Verdict};
-use super::fill::{self, Spend};
+use super::fill::Spend;
 use super::health::Health;
 use super::line::Line;
-use super::planner;
+use super::line_task::LineTask;
 use super::progress::Progress;
-use super::walk::Obstacle;
-use super::walker::{Claim, Errand, Reader, WalkError};
+use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
-/// Pages that a tick reads itself; what is below is filled beside the next ticks.
-const TICK_PAGES: u32 = 5;
-/// How often what is still open is tried again.
-const SWEEP: Duration = Duration::from_secs(300);
 /// How often an undecided reading is tested again.
 const UNDECIDED: Duration = Duration::from_secs(60);
 /// How often a decided reading is tested again.
@@ -95,13 +89,14 @@ pub struct Term {
     pub cancel: CancellationToken,
 }
 
+/// What the tasks of a term share.
 #[derive(Clone)]
-struct Engine {
-    reader: Reader,
-    store: Store,
-    settings: Arc<Settings>,
+pub(super) struct Engine {
+    pub reader: Reader,
+    pub store: Store,
+    pub settings: Arc<Settings>,
     holder: Arc<str>,
-    spend: Spend,
+    pub spend: Spend,
 }
 
 impl Term {
@@ -352,204 +347,5 @@ fn flatten(ended: Result<Result<(), SyncError>, tokio::task::JoinError>) -> Resu
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(SyncError::Stopped),
         },
-    }
-}
-
-type Filled = Result<Vec<(Interval, Obstacle)>, SyncError>;
-
-/// A line kept current: ticks at its top, fills below, rechecks beside.
-struct LineTask {
-    engine: Engine,
-    errand: Errand,
-    settings: StreamSettings,
-    rechecks: Vec<Recheck>,
-    wanted_from: Option<DateTime<Utc>>,
-    started_at: DateTime<Utc>,
-    /// Ticks read down to here; what is below is filled.
-    floor: DateTime<Utc>,
-    work: JoinSet<Filled>,
-    /// Passes in `work`.
-    rechecking: Vec<String>,
-}
-
-impl LineTask {
-    async fn begin(engine: Engine, errand: Errand, changes_are_seen: bool) -> Result<Self, SyncError> {
-        let line = &errand.line;
-        let settings = engine.settings.streams.of(line.stream).clone();
-        let now = engine.reader.server_now();
-        let margin = engine.reader.settle_margin;
-        let changes = *line == Line::message_changes();
-        let wanted_from = if changes {
-            // What `date` showed since the fill began is at least that new; later changes lie above.
-            let main = engine.store.pass(&Line::main(line.stream).key(STANDING)).await?;
-            Some(main.map_or(now, |main| main.started_at) - margin)
-        } else {
-            settings.history_start
-        };
-        let state = engine.store.begin_pass(&line.key(STANDING), wanted_from, None, now).await?;
-        let wanted_from = if changes { state.wanted_from.min(wanted_from) } else { wanted_from };
-        let main = line.field == Line::main(line.stream).field;
-        let rechecks = if main { planner::rechecks(&settings.recheck, changes_are_seen) } else { Vec::new() };
-        Ok(Self {
-            rechecks,
-            wanted_from,
-            started_at: state.started_at,
-            // Two seconds lower: the server tells its time in whole seconds.
-            floor: now - margin - TimeDelta::seconds(2),
-            engine,
-            errand,
-            settings,
-            work: JoinSet::new(),
-            rechecking: Vec::new(),
-        })
-    }
-
-    async fn work(mut self, forever: bool) -> Result<(), SyncError> {
-        if forever { self.keep().await } else { self.once().await }
-    }
-
-    async fn once(&mut self) -> Result<(), SyncError> {
-        self.tick(None).await?;
-        let gaps = self.gaps().await?;
-        self.spawn_fill(STANDING, self.errand.run, Priority::History, gaps);
-        let mut left = self.drain().await?;
-        self.tick(None).await?;
-        self.engine.reader.writer.flush().await?;
-        self.recheck().await?;
-        left += self.drain().await?;
-        left = left.max(self.gaps().await?.len());
-        if left > 0 { Err(SyncError::Open(left)) } else { Ok(()) }
-    }
-
-    async fn keep(&mut self) -> Result<(), SyncError> {
-        let mut ticks = tokio::time::interval(self.settings.interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let cancel = self.engine.reader.cancel.clone();
-        loop {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {
-                    while self.work.join_next().await.is_some() {}
-                    return Err(SyncError::Stopped);
-                }
-                Some(ended) = self.work.join_next() => {
-                    self.ended(ended)?;
-                }
-                _ = ticks.tick() => {
-                    self.tick(Some(TICK_PAGES)).await?;
-                    self.recheck().await?;
-                }
-                _ = sweep.tick(), if self.work.is_empty() => {
-                    let gaps = self.gaps().await?;
-                    self.spawn_fill(STANDING, self.errand.run, Priority::History, gaps);
-                }
-            }
-        }
-    }
-
-    /// Reads the newest rows of the line down to what earlier ticks read.
-    async fn tick(&mut self, pages: Option<u32>) -> Result<(), SyncError> {
-        let reader = &self.engine.reader;
-        let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
-        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(()) };
-        let walked = reader.walk(&self.errand, &Claim::new(gap), true, pages).await?;
-        if !walked.complete
-            && let Some(rest) = Interval::new(Some(self.floor), walked.reached)
-        {
-            self.spawn_fill(STANDING, self.errand.run, Priority::Tail, vec![rest]);
-        }
-        self.floor = self.floor.max(walked.ceiling);
-        Ok(())
-    }
-
-    /// What is wanted below the ticks and not held.
-    async fn gaps(&self) -> Result<Vec<Interval>, SyncError> {
-        self.engine.reader.writer.flush().await?;
-        let Some(wanted) = Interval::new(self.wanted_from, self.floor) else { return Ok(Vec::new()) };
-        Ok(self.engine.store.gaps(&self.errand.line.key(STANDING), wanted).await?)
-    }
-
-    fn spawn_fill(&mut self, pass: &str, run: i64, priority: Priority, gaps: Vec<Interval>) {
-        if gaps.is_empty() {
-            return;
-        }
-        let errand = Errand { pass: pass.to_owned(), run, priority, ..self.errand.clone() };
-        if pass == STANDING {
-            let progress = self.engine.reader.progress.of(errand.line.stream);
-            for gap in &gaps {
-                if let Some(start) = gap.start().max(errand.oldest) {
-                    progress.want(start, gap.end());
-                }
-            }
-        }
-        let engine = self.engine.clone();
-        self.work.spawn(async move { Ok(fill::fill(&engine.reader, &errand, gaps, engine.spend).await?) });
-    }
-
-    fn ended(&mut self, ended: Result<Filled, tokio::task::JoinError>) -> Result<usize, SyncError> {
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(SyncError::Stopped),
-            },
-        };
-        if self.work.is_empty() {
-            self.rechecking.clear();
-        }
-        match ended {
-            Ok(open) => Ok(open.len()),
-            // The gap stays; the next sweep tries it again.
-            Err(SyncError::Page(error)) if self.engine.reader.patient => {
-                warn!(stream = %self.errand.line.stream, error = telemetry::chain(&error), "a fill was given up");
-                Ok(1)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn drain(&mut self) -> Result<usize, SyncError> {
-        let mut open = 0;
-        while let Some(ended) = self.work.join_next().await {
-            open += self.ended(ended)?;
-        }
-        Ok(open)
-    }
-
-    /// Begins the rechecks that are due, and goes on with those that an earlier process left.
-    async fn recheck(&mut self) -> Result<(), SyncError> {
-        for recheck in self.rechecks.clone() {
-            let pass = format!("recheck {}", humantime::format_duration(recheck.window));
-            if self.rechecking.contains(&pass) {
-                continue;
-            }
-            let key = self.errand.line.key(&pass);
-            let now = self.engine.reader.server_now();
-            let state = self.engine.store.pass(&key).await?;
-            let begun = state.as_ref().map_or(self.started_at, |state| state.started_at);
-            let window = |state: &crate::store::PassState| {
-                state.wanted_to.and_then(|end| Interval::new(state.wanted_from, end))
-            };
-            let mut gaps = match state.as_ref().and_then(window) {
-                Some(window) => self.engine.store.gaps(&key, window).await?,
-                None => Vec::new(),
-            };
-            if gaps.is_empty() {
-                if !planner::due(&recheck, begun, now) {
-                    continue;
-                }
-                let from = now - TimeDelta::from_std(recheck.window).unwrap_or(TimeDelta::MAX);
-                let Some(window) = Interval::new(Some(from).max(self.wanted_from), self.floor) else {
-                    continue;
-                };
-                self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
-                gaps = vec![window];
-            }
-            self.spawn_fill(&pass, self.errand.run, Priority::Recheck, gaps);
-            self.rechecking.push(pass);
-        }
-        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Credentials, clocks and the rate limit.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta};
 use heymarket_sync::sandbox::{Endpoint, RateLimit, SandboxCredentials, SandboxOptions};
 use reqwest::{StatusCode, header};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::{Client, options, token};
 #[tokio::test]
 async fn credentials_are_checked() {
     let client = Client::new(options()).await;
-    let now = Utc::now();
+    let now = heymarket_sync::clock::now();
     let (id, key) = (SandboxCredentials::DEMO_SECRET_ID, SandboxCredentials::DEMO_SECRET_KEY);
     let ask = async |bearer: &str| {
         let response = client.http.get(client.url("/v1/inboxes")).bearer_auth(bearer).send().await.unwrap();
@@ -46,7 +46,7 @@ async fn a_skewed_clock_shows_in_the_date_and_refuses_tokens() {
     let refused = client.get("/v1/inboxes").await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     let date = refused.headers()[header::DATE].to_str().unwrap();
-    let behind = Utc::now() - DateTime::parse_from_rfc2822(date).unwrap().to_utc();
+    let behind = heymarket_sync::clock::now() - DateTime::parse_from_rfc2822(date).unwrap().to_utc();
     assert!((TimeDelta::minutes(119)..TimeDelta::minutes(121)).contains(&behind), "{behind}");
 }
 

@@ -32,7 +32,7 @@ impl Client {
 
     fn of(sandbox: Sandbox) -> Self {
         let secret = sandbox.credentials().secrets[0].clone();
-        let bearer = token(&secret.id, &secret.key, Utc::now());
+        let bearer = token(&secret.id, &secret.key, heymarket_sync::clock::now());
         Self { sandbox, http: http(), bearer }
     }
 

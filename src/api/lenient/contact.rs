@@ -1,4 +1,4 @@
-//! Contacts with their notes [S].
+//! Contacts with their notes \[S\].
 
 use std::borrow::Cow;
 
@@ -71,7 +71,7 @@ fn draft(raw: &[u8]) -> Result<Draft<'_>, Fault> {
     Ok(draft)
 }
 
-/// A note's id is text [S]; an empty one would make all such notes one, so it is no id.
+/// A note's id is text \[S\]; an empty one would make all such notes one, so it is no id.
 fn note<'a>(fields: &mut Fields<'a>, extra: &mut Extra<'a>) -> Entry<Note> {
     let mut note = Note::default();
     while let Some((field, value)) = fields.next().map_err(|fault| Cow::from(fault.reason))? {

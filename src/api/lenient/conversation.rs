@@ -1,4 +1,4 @@
-//! Conversations, alone or embedded in a message, with their members [S].
+//! Conversations, alone or embedded in a message, with their members \[S\].
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Messages, each with its conversation embedded [S].
+//! Messages, each with its conversation embedded \[S\].
 
 use super::{
     conversation,

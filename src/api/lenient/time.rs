@@ -1,8 +1,8 @@
-//! Times as the source writes them: RFC 3339, as Go prints it [C].
+//! Times as the source writes them: RFC 3339, as Go prints it \[C\].
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
-/// Go's zero time, `0001-01-01T00:00:00Z`, in Unix seconds: "not set" [C].
+/// Go's zero time, `0001-01-01T00:00:00Z`, in Unix seconds: "not set" \[C\].
 const GO_ZERO_TIME: i64 = -62_135_596_800;
 
 /// Whether `time` is Go's zero time.

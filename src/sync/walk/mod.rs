@@ -122,7 +122,7 @@ enum Phase {
     End(u8, bool),
     /// A run was passed over; asking at (0) or just below (1) it.
     Below(u8),
-    /// It was empty there; asking a tick lower.
+    /// It was empty there; asking again.
     BelowEmpty,
     Run(Run),
 }
@@ -232,13 +232,8 @@ impl Walk {
         if rows.is_empty() {
             return self.read_empty();
         }
-        if let (Phase::BelowEmpty, Some(cursor)) = (&self.phase, self.asked.cursor) {
-            self.disorders += 1;
-            if self.disorders > DISORDER_RETRIES {
-                return finding(Next::GiveUp(Obstacle::Disorder));
-            }
+        if matches!(self.phase, Phase::BelowEmpty) {
             self.phase = Phase::Below(0);
-            return finding(self.ask_for(Some(cursor + TICK)));
         }
         if let Some(found) = self.refuse_disorder(rows) {
             return found;
@@ -274,7 +269,7 @@ impl Walk {
     fn advance(&mut self, rows: &[Place]) -> Finding {
         if matches!(self.phase, Phase::Down) && self.resolution == 0 {
             // A whole millisecond comes back from a server that cuts times, too.
-            let fine = |place: &Place| place.0.timestamp_subsec_micros() % 1_000 != 0;
+            let fine = |place: &Place| !place.0.timestamp_subsec_micros().is_multiple_of(1_000);
             self.exact |= self.seam.back().is_some_and(fine);
         }
         self.disorders = 0;
@@ -318,9 +313,10 @@ impl Walk {
     }
 
     fn read_empty(&mut self) -> Finding {
-        if let (Phase::Below(_), Some(cursor)) = (&self.phase, self.asked.cursor) {
+        if matches!(self.phase, Phase::Below(_)) {
+            // Not from a lower cursor: a server that cuts times would skip a whole second.
             self.phase = Phase::BelowEmpty;
-            return finding(self.ask_for(Some(cursor - TICK)));
+            return finding(Next::Ask(self.asked.clone()));
         }
         if matches!(self.phase, Phase::Empty | Phase::End(..) | Phase::BelowEmpty) {
             let proven = Interval::new(self.start, self.reached);
@@ -480,7 +476,7 @@ impl Walk {
         let reading = Reading { rows: std::mem::take(&mut run.reading), bottom };
         run.readings += 1;
         if let Some(previous) = &run.previous
-            && let Some(finding) = self.agree(last, previous, &reading)
+            && let Some(finding) = self.agree(last, run.limit, previous, &reading)
         {
             return finding;
         }
@@ -499,7 +495,7 @@ impl Walk {
     }
 
     /// Two readings of a run with the same rows prove it.
-    fn agree(&mut self, last: DateTime<Utc>, one: &Reading, two: &Reading) -> Option<Finding> {
+    fn agree(&mut self, last: DateTime<Utc>, limit: u32, one: &Reading, two: &Reading) -> Option<Finding> {
         if !self.seam.iter().any(|place| one.rows.contains(place)) {
             return None;
         }
@@ -520,7 +516,7 @@ impl Walk {
             (Bottom::Empty, Bottom::Empty) if one.rows == two.rows => Some(self.check_end(true)),
             // A server that does not heed `page` repeats the run: it is whole if larger pages were seen.
             (Bottom::Repeats, Bottom::Repeats) if one.rows == two.rows => {
-                let whole = two.rows.len() < self.largest_page;
+                let whole = two.rows.len() < self.largest_page.min(limit as usize);
                 Some(if whole { self.check_end(true) } else { self.leave_run(last) })
             }
             _ => None,
