@@ -147,6 +147,29 @@ async fn a_status_that_changes_late_is_brought_though_its_message_is_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_no_time_line_shows_is_found_by_a_recheck() {
+    let rig = Rig::new(SandboxOptions { team: team(1_000), ..SandboxOptions::default() }).await;
+    // Small pages, so that the newest one does not show every conversation.
+    let rig = rig.set("API__PAGE_SIZE", "20");
+    let rig = rig.set("STREAMS__CONVERSATIONS__RECHECK", r#"[{window = "3650d", every = "1s"}]"#);
+    let app = rig.sync().await;
+    let state = rig.sandbox.state();
+    let oldest = *state.conversations().keys().next().unwrap();
+    assert!(state.change_conversation(oldest, |conversation| conversation.name = "renamed".into()));
+    let cancel = CancellationToken::new();
+    poll(|| async {
+        app.sync(&[], &cancel).await.unwrap();
+        support::mirror::differences(state, app.store.pool()).await.is_empty()
+    })
+    .await;
+    let runs = app.store.recent_runs(100).await.unwrap();
+    let recheck = runs.iter().find(|run| run.pass.starts_with("recheck")).expect("a recheck is a run");
+    assert_eq!(recheck.outcome.as_deref(), Some("done"));
+    assert!(recheck.requests > 0 && recheck.rows_read > 0, "{recheck:?}");
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sync_with_nothing_new_asks_little_and_writes_nothing() {
     let rig = Rig::new(SandboxOptions { team: team(3_000), ..SandboxOptions::default() }).await;
     rig.sync().await.close().await;

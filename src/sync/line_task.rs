@@ -1,6 +1,7 @@
 //! A line kept current: ticks at its top, fills below, rechecks beside.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
@@ -24,7 +25,11 @@ const TICK_PAGES: u32 = 5;
 /// How often what is still open is tried again.
 const SWEEP: Duration = Duration::from_secs(300);
 
-type Filled = Result<Vec<(Interval, Obstacle)>, SyncError>;
+/// How a fill of a pass ended.
+struct Filled {
+    pass: String,
+    outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
+}
 
 /// A line kept current.
 pub(super) struct LineTask {
@@ -37,8 +42,10 @@ pub(super) struct LineTask {
     /// Ticks read down to here; what is below is filled.
     floor: DateTime<Utc>,
     work: JoinSet<Filled>,
-    /// Passes in `work`.
+    /// Rechecks in `work`.
     rechecking: Vec<String>,
+    /// When each recheck was begun or gone on with last: one that stays incomplete is not tried at every tick.
+    tried: HashMap<String, Instant>,
 }
 
 impl LineTask {
@@ -54,14 +61,14 @@ impl LineTask {
         let margin = engine.reader.settle_margin;
         let changes = *line == Line::message_changes();
         let wanted_from = if changes {
-            // What `date` showed since the fill began is at least that new; later changes lie above.
-            let main = engine.store.pass(&Line::main(line.stream).key(STANDING)).await?;
-            Some(main.map_or(now, |main| main.started_at) - margin)
+            // What `date` showed since its fill began is at least that new; later changes lie above.
+            let main = Line::main(line.stream).key(STANDING);
+            let main = engine.store.begin_pass(&main, settings.history_start, None, now).await?;
+            Some(main.started_at - margin)
         } else {
             settings.history_start
         };
         let state = engine.store.begin_pass(&line.key(STANDING), wanted_from, None, now).await?;
-        let wanted_from = if changes { state.wanted_from.min(wanted_from) } else { wanted_from };
         let main = line.field == Line::main(line.stream).field;
         let rechecks = if main { planner::rechecks(&settings.recheck, changes_are_seen) } else { Vec::new() };
         Ok(Self {
@@ -75,6 +82,7 @@ impl LineTask {
             settings,
             work: JoinSet::new(),
             rechecking: Vec::new(),
+            tried: HashMap::new(),
         })
     }
 
@@ -86,7 +94,7 @@ impl LineTask {
     async fn once(&mut self) -> Result<(), SyncError> {
         self.tick(None).await?;
         let gaps = self.gaps().await?;
-        self.spawn_fill(STANDING, self.errand.run, Priority::History, gaps);
+        self.spawn_fill(Priority::History, gaps);
         let mut left = self.drain().await?;
         self.tick(None).await?;
         self.engine.reader.writer.flush().await?;
@@ -118,7 +126,7 @@ impl LineTask {
                 }
                 _ = sweep.tick(), if self.work.is_empty() => {
                     let gaps = self.gaps().await?;
-                    self.spawn_fill(STANDING, self.errand.run, Priority::History, gaps);
+                    self.spawn_fill(Priority::History, gaps);
                 }
             }
         }
@@ -133,7 +141,7 @@ impl LineTask {
         if !walked.complete
             && let Some(rest) = Interval::new(Some(self.floor), walked.reached)
         {
-            self.spawn_fill(STANDING, self.errand.run, Priority::Tail, vec![rest]);
+            self.spawn_fill(Priority::Tail, vec![rest]);
         }
         self.floor = self.floor.max(walked.ceiling);
         Ok(())
@@ -146,21 +154,47 @@ impl LineTask {
         Ok(self.engine.store.gaps(&self.errand.line.key(STANDING), wanted).await?)
     }
 
-    fn spawn_fill(&mut self, pass: &str, run: i64, priority: Priority, gaps: Vec<Interval>) {
+    /// Fills gaps of the standing pass beside the ticks.
+    fn spawn_fill(&mut self, priority: Priority, gaps: Vec<Interval>) {
         if gaps.is_empty() {
             return;
         }
-        let errand = Errand { pass: pass.to_owned(), run, priority, ..self.errand.clone() };
-        if pass == STANDING {
-            let progress = self.engine.reader.progress.of(errand.line.stream);
-            for gap in &gaps {
-                if let Some(start) = gap.start().max(errand.oldest) {
-                    progress.want(start, gap.end());
-                }
+        let errand = Errand { priority, ..self.errand.clone() };
+        let progress = self.engine.reader.progress.of(errand.line.stream);
+        for gap in &gaps {
+            if let Some(start) = gap.start().max(errand.oldest) {
+                progress.want(start, gap.end());
             }
         }
         let engine = self.engine.clone();
-        self.work.spawn(async move { Ok(fill::fill(&engine.reader, &errand, gaps, engine.spend).await?) });
+        self.work.spawn(async move {
+            let outcome =
+                fill::fill(&engine.reader, &errand, gaps, engine.spend).await.map_err(SyncError::from);
+            Filled { pass: errand.pass, outcome }
+        });
+    }
+
+    /// The same for a recheck, as a run of its own.
+    fn spawn_recheck(&mut self, pass: &str, run: i64, gaps: Vec<Interval>) {
+        let errand =
+            Errand { pass: pass.to_owned(), run, priority: Priority::Recheck, ..self.errand.clone() };
+        let engine = self.engine.clone();
+        self.rechecking.push(pass.to_owned());
+        self.tried.insert(pass.to_owned(), Instant::now());
+        self.work.spawn(async move {
+            let outcome =
+                fill::fill(&engine.reader, &errand, gaps, engine.spend).await.map_err(SyncError::from);
+            let told = match &outcome {
+                Ok(open) if open.is_empty() => "done".to_owned(),
+                Ok(open) => format!("{} intervals stayed open", open.len()),
+                Err(SyncError::Stopped) => "stopped".to_owned(),
+                Err(error) => telemetry::chain(error),
+            };
+            // What the pass proved is to be in the ledger before its gaps are looked at again.
+            let flushed = engine.reader.writer.flush().await;
+            engine.note_end(run, &told).await;
+            Filled { pass: errand.pass, outcome: outcome.and_then(|open| Ok(flushed.map(|()| open)?)) }
+        });
     }
 
     fn ended(&mut self, ended: Result<Filled, tokio::task::JoinError>) -> Result<usize, SyncError> {
@@ -168,13 +202,11 @@ impl LineTask {
             Ok(ended) => ended,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(SyncError::Stopped),
+                Err(_) => return Err(SyncError::Stopped),
             },
         };
-        if self.work.is_empty() {
-            self.rechecking.clear();
-        }
-        match ended {
+        self.rechecking.retain(|pass| *pass != ended.pass);
+        match ended.outcome {
             Ok(open) => Ok(open.len()),
             // The gap stays; the next sweep tries it again.
             Err(SyncError::Page(error)) if self.engine.reader.patient => {
@@ -211,6 +243,10 @@ impl LineTask {
                 Some(window) => self.engine.store.gaps(&key, window).await?,
                 None => Vec::new(),
             };
+            let tried = self.tried.get(&pass).is_some_and(|tried| tried.elapsed() < SWEEP);
+            if !gaps.is_empty() && tried {
+                continue;
+            }
             if gaps.is_empty() {
                 if !planner::due(&recheck, begun, now) {
                     continue;
@@ -222,8 +258,8 @@ impl LineTask {
                 self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
                 gaps = vec![window];
             }
-            self.spawn_fill(&pass, self.errand.run, Priority::Recheck, gaps);
-            self.rechecking.push(pass);
+            let run = self.engine.start_run(self.errand.line.stream, &pass).await?;
+            self.spawn_recheck(&pass, run, gaps);
         }
         Ok(())
     }

@@ -189,18 +189,26 @@ fn enabled(settings: &Settings, asked: &[Stream]) -> Vec<Stream> {
 
 impl Engine {
     async fn stream(&self, stream: Stream, forever: bool) -> Result<(), SyncError> {
-        let run = self.store.start_run(stream, STANDING, &self.holder).await?;
+        let run = self.start_run(stream, STANDING).await?;
         let outcome = self.lines(stream, run, forever).await;
         let told = match &outcome {
             Ok(()) => "done".to_owned(),
             Err(SyncError::Stopped) => "stopped".to_owned(),
             Err(error) => telemetry::chain(error),
         };
-        // The run's end is a note for people: the outcome itself matters more than failing to write it down.
-        if let Err(error) = self.store.end_run(run, &told).await {
-            warn!(%stream, error = telemetry::chain(&error), "the end of the run could not be noted");
-        }
+        self.note_end(run, &told).await;
         outcome
+    }
+
+    pub(super) async fn start_run(&self, stream: Stream, pass: &str) -> Result<i64, SyncError> {
+        Ok(self.store.start_run(stream, pass, &self.holder).await?)
+    }
+
+    /// The run's end is a note for people: the outcome itself matters more than failing to write it down.
+    pub(super) async fn note_end(&self, run: i64, outcome: &str) {
+        if let Err(error) = self.store.end_run(run, outcome).await {
+            warn!(run, error = telemetry::chain(&error), "the end of the run could not be noted");
+        }
     }
 
     /// Keeps a task per line; lines are added as readings are decided.
