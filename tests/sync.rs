@@ -149,13 +149,14 @@ async fn a_status_that_changes_late_is_brought_though_its_message_is_old() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_no_time_line_shows_is_found_by_a_recheck() {
     let rig = Rig::new(SandboxOptions { team: team(1_000), ..SandboxOptions::default() }).await;
-    // Small pages, so that the newest one does not show every conversation.
+    // Small pages, so that the newest one does not show every contact.
     let rig = rig.set("API__PAGE_SIZE", "20");
-    let rig = rig.set("STREAMS__CONVERSATIONS__RECHECK", r#"[{window = "3650d", every = "1s"}]"#);
+    let rig = rig.set("STREAMS__CONTACTS__RECHECK", r#"[{window = "3650d", every = "1s"}]"#);
     let app = rig.sync().await;
     let state = rig.sandbox.state();
-    let oldest = *state.conversations().keys().next().unwrap();
-    assert!(state.change_conversation(oldest, |conversation| conversation.name = "renamed".into()));
+    let oldest =
+        state.conversations().into_values().min_by_key(|conversation| conversation.updated).unwrap().id;
+    assert!(state.change_contact(oldest, |contact| contact.first = "Renamed".into()));
     let cancel = CancellationToken::new();
     poll(|| async {
         app.sync(&[], &cancel).await.unwrap();
