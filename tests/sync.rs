@@ -154,8 +154,7 @@ async fn a_change_that_no_time_line_shows_is_found_by_a_recheck() {
     let rig = rig.set("STREAMS__CONTACTS__RECHECK", r#"[{window = "3650d", every = "1s"}]"#);
     let app = rig.sync().await;
     let state = rig.sandbox.state();
-    let oldest =
-        state.conversations().into_values().min_by_key(|conversation| conversation.updated).unwrap().id;
+    let oldest = state.contacts().into_values().min_by_key(|contact| contact.updated).unwrap().id;
     assert!(state.change_contact(oldest, |contact| contact.first = "Renamed".into()));
     let cancel = CancellationToken::new();
     poll(|| async {
