@@ -180,6 +180,19 @@ impl fmt::Display for Report {
             if let Some(newest) = stream.newest {
                 writeln!(f, "  newest row: {}", newest.format("%F %T UTC"))?;
             }
+            if let Some(run) = self.runs.iter().find(|run| run.stream == stream.stream) {
+                let seconds = (run.ended_at.unwrap_or(self.now) - run.started_at).as_seconds_f64().max(0.001);
+                writeln!(
+                    f,
+                    "  last run ({}): {} rows read, {} written, {} pages, {:.0} rows/s, {}",
+                    run.pass,
+                    run.rows_read,
+                    run.rows_written,
+                    run.requests,
+                    run.rows_read as f64 / seconds,
+                    run.outcome.as_deref().unwrap_or("under way"),
+                )?;
+            }
             for line in &stream.lines {
                 write!(f, "  {} ({}): ", line.line, line.pass)?;
                 match (line.held.first(), line.held.last()) {
