@@ -15,9 +15,11 @@ use crate::api::limiter::Priority;
 use crate::clock;
 use crate::interval::{Interval, TICK};
 
+use super::detect::Probe;
 use super::health::Health;
 use super::line::Line;
 use super::progress::Progress;
+use super::readings::Readings;
 use super::walk::{Next, Obstacle, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
@@ -33,6 +35,7 @@ pub struct Reader {
     pub writer: Writer,
     pub progress: Arc<Progress>,
     pub health: Arc<Health>,
+    pub readings: Arc<Readings>,
     /// Requests under way at once.
     pub in_flight: Arc<Semaphore>,
     pub limit: u32,
@@ -205,6 +208,7 @@ impl Reader {
             walked.reached = walk.reached();
             self.note(errand, &rows.placed, finding.proven.as_ref());
             if let Some((hole, obstacle)) = finding.hole {
+                self.readings.doubt(errand.line.stream);
                 warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
                 walked.obstacles.push((hole, obstacle));
             }
@@ -231,7 +235,8 @@ impl Reader {
         // The semaphore is never closed; a permit is missing only then.
         let _permit = self.in_flight.acquire().await.ok();
         let started = Instant::now();
-        let request = errand.line.request(walk.ask());
+        let cursor_field = self.readings.of(errand.line.stream).cursor;
+        let request = errand.line.request(walk.ask(), cursor_field);
         let response = self.client.page(&request, errand.priority, &self.cancel).await;
         if response.as_ref().is_ok_and(|response| response.attempts == 1) {
             self.health.took(started.elapsed());
@@ -242,6 +247,10 @@ impl Reader {
     /// What is newer than this may still become visible: the settle margin behind the server's clock.
     fn ceiling(&self, server_time: Option<DateTime<Utc>>) -> DateTime<Utc> {
         server_time.unwrap_or_else(|| self.server_now()) - self.settle_margin
+    }
+
+    pub(super) fn probe(&self) -> Probe<'_> {
+        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel }
     }
 
     /// Now, by the server's clock as far as it is known.
@@ -264,6 +273,7 @@ impl Reader {
     fn leave(&self, errand: &Errand, walk: Walk, mut walked: Walked, obstacle: Obstacle) -> Walked {
         let line = errand.line.name();
         warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
+        self.readings.doubt(errand.line.stream);
         walked.reached = walk.reached();
         if let Some(open) = Interval::new(Some(walk.reached() - TICK), walk.reached()) {
             walked.obstacles.push((open, obstacle));
