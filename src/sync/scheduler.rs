@@ -29,8 +29,6 @@ use super::writer::{Writer, WriterGone};
 const UNDECIDED: Duration = Duration::from_secs(60);
 /// How often a decided reading is tested again.
 const DECIDED: Duration = Duration::from_secs(3_600);
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
@@ -210,20 +208,17 @@ impl Engine {
     async fn lines(&self, stream: Stream, run: i64, forever: bool) -> Result<(), SyncError> {
         let mut known: Vec<Line> = Vec::new();
         let mut tasks = JoinSet::new();
-        let mut retry = RETRY_FIRST;
         loop {
             let (lines, decided) = match self.detect(stream).await {
                 Ok(found) => found,
-                Err(SyncError::Api(error)) if forever => {
+                // Other requests are answered: the line itself need not wait.
+                Err(SyncError::Api(error)) if forever && !error.is_outage() => {
                     let error = telemetry::chain(&error);
                     warn!(%stream, error, "the API could not be tested; trying again");
-                    self.sleep(retry).await?;
-                    retry = (retry * 2).min(RETRY_MOST);
-                    continue;
+                    (vec![Line::main(stream)], false)
                 }
                 Err(error) => return Err(error),
             };
-            retry = RETRY_FIRST;
             let changes_are_seen = lines.contains(&Line::message_changes());
             for line in lines {
                 if !known.contains(&line) {
@@ -333,13 +328,6 @@ impl Engine {
         let errand =
             Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
         LineTask::begin(self.clone(), errand, changes_are_seen).await?.work(forever).await
-    }
-
-    async fn sleep(&self, time: Duration) -> Result<(), SyncError> {
-        tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            () = self.reader.cancel.cancelled() => Err(SyncError::Stopped),
-        }
     }
 }
 
