@@ -222,13 +222,21 @@ impl Walk {
         }
     }
 
-    /// The API failed at the request again and again, but not at others: another cursor may be answered.
+    /// The API failed at the request again and again, but not at others: one from higher up may be answered.
     pub fn failed(&mut self) -> Finding {
-        let widens = matches!(self.phase, Phase::Down | Phase::Seam(_)) && !self.seam.is_empty();
-        match widens.then(|| self.widen(&[])) {
-            Some(found) if matches!(found.next, Next::Ask(_)) => found,
-            _ => finding(Next::GiveUp(Obstacle::Failing)),
-        }
+        let attempt = match self.phase {
+            Phase::Down => self.resolution + 1,
+            Phase::Seam(attempt) => attempt + 1,
+            _ => SEAM_ATTEMPTS,
+        };
+        let higher =
+            self.asked.cursor.map(|cursor| ceil(cursor, TimeDelta::seconds(1)) + TimeDelta::seconds(1));
+        let Some(higher) = higher.filter(|_| attempt < SEAM_ATTEMPTS) else {
+            return finding(Next::GiveUp(Obstacle::Failing));
+        };
+        let cursor = self.seam_cursor(attempt).unwrap_or(higher);
+        self.phase = Phase::Seam(attempt);
+        finding(self.ask_for(Some(cursor)))
     }
 
     /// Takes the answer to [`Walk::ask`]: the places of its readable rows in the order of the page, and how many
