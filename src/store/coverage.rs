@@ -191,6 +191,50 @@ impl Store {
         Ok(withdrawn)
     }
 
+    /// Notes that a test has just confirmed the reading of the API that the line rests on: what is covered now
+    /// is not withdrawn by [`Store::withdraw_unconfirmed`].
+    pub async fn confirm(&self, key: &LineKey) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE heymarket_sync.coverage SET confirmed = covered
+             WHERE stream = $1 AND line = $2 AND pass = $3 AND confirmed <> covered",
+            key.stream.name(),
+            key.line,
+            key.pass,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("confirming coverage"))?;
+        Ok(())
+    }
+
+    /// Takes back what was proved since [`Store::confirm`], with the reason in the log, and returns what that
+    /// was, newest first.
+    pub async fn withdraw_unconfirmed(
+        &self,
+        key: &LineKey,
+        reason: &str,
+    ) -> Result<Vec<Interval>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT lower(part) AS "start", upper(part) AS "end!"
+            FROM heymarket_sync.coverage, unnest(covered - confirmed) AS part
+            WHERE stream = $1 AND line = $2 AND pass = $3
+            ORDER BY part DESC
+            "#,
+            key.stream.name(),
+            key.line,
+            key.pass,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("reading unconfirmed coverage"))?;
+        let mut withdrawn = Vec::new();
+        for part in rows.into_iter().filter_map(|row| Interval::new(row.start, row.end)) {
+            withdrawn.extend(self.withdraw(key, part, reason).await?);
+        }
+        Ok(withdrawn)
+    }
+
     async fn read_coverage(&self, key: Option<&LineKey>) -> Result<Vec<(LineKey, PassState)>, StoreError> {
         let rows = sqlx::query!(
             r#"

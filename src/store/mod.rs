@@ -29,7 +29,7 @@ pub use self::{
     coverage::PassState,
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
-    readings::Reading,
+    readings::{Reading, UNDECIDED},
     runs::Run,
     schema::SchemaState,
     status::{Status, StreamStatus},

@@ -36,7 +36,8 @@ pub(super) struct LineTask {
     engine: Engine,
     errand: Errand,
     settings: StreamSettings,
-    rechecks: Vec<Recheck>,
+    /// Every line but that of the changes is rechecked: that one is a check of the others itself.
+    rechecked: bool,
     wanted_from: Option<DateTime<Utc>>,
     started_at: DateTime<Utc>,
     /// Ticks read down to here; what is below is filled.
@@ -50,11 +51,7 @@ pub(super) struct LineTask {
 
 impl LineTask {
     /// Begins the standing pass, or goes on with it.
-    pub(super) async fn begin(
-        engine: Engine,
-        errand: Errand,
-        changes_are_seen: bool,
-    ) -> Result<Self, SyncError> {
+    pub(super) async fn begin(engine: Engine, errand: Errand) -> Result<Self, SyncError> {
         let line = &errand.line;
         let settings = engine.settings.streams.of(line.stream).clone();
         let now = engine.reader.server_now();
@@ -69,10 +66,8 @@ impl LineTask {
             settings.history_start
         };
         let state = engine.store.begin_pass(&line.key(STANDING), wanted_from, None, now).await?;
-        let main = line.field == Line::main(line.stream).field;
-        let rechecks = if main { planner::rechecks(&settings.recheck, changes_are_seen) } else { Vec::new() };
         Ok(Self {
-            rechecks,
+            rechecked: line.field == Line::main(line.stream).field,
             wanted_from,
             started_at: state.started_at,
             // Two seconds lower: the server tells its time in whole seconds.
@@ -225,9 +220,17 @@ impl LineTask {
         Ok(open)
     }
 
+    fn rechecks(&self) -> Vec<Recheck> {
+        if !self.rechecked {
+            return Vec::new();
+        }
+        let found = self.engine.reader.readings.of(self.errand.line.stream);
+        planner::rechecks(&self.settings.recheck, found.changes_are_seen)
+    }
+
     /// Begins the rechecks that are due, and goes on with those that an earlier process left.
     async fn recheck(&mut self) -> Result<(), SyncError> {
-        for recheck in self.rechecks.clone() {
+        for recheck in self.rechecks() {
             let pass = format!("recheck {}", humantime::format_duration(recheck.window));
             if self.rechecking.contains(&pass) {
                 continue;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -15,10 +16,12 @@ use crate::clock;
 use crate::interval::{Interval, TICK};
 use crate::telemetry;
 
+use super::detect::Probe;
 use super::line::Line;
 use super::progress::Progress;
+use super::readings::Readings;
 use super::walk::{Next, Obstacle, Walk};
-use super::writer::{Page, Writer, WriterGone};
+use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
 /// How often a page that is not an array of rows is asked again before the walk leaves it.
 const UNREADABLE_RETRIES: u32 = 4;
@@ -31,6 +34,7 @@ pub struct Reader {
     pub client: Client,
     pub writer: Writer,
     pub progress: Arc<Progress>,
+    pub readings: Arc<Readings>,
     pub limit: u32,
     pub settle_margin: TimeDelta,
     /// Whether an outage is waited out, or ends the walk.
@@ -133,10 +137,14 @@ impl Reader {
         let mut asked = 0;
         let mut unreadable = 0;
         let mut retry = RETRY_FIRST;
+        let share = Arc::new(Semaphore::new(UNWRITTEN_PAGES));
         loop {
-            if self.cancel.is_cancelled() {
-                return Err(WalkError::Stopped);
-            }
+            let unwritten = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(WalkError::Stopped),
+                // The semaphore is never closed.
+                permit = Arc::clone(&share).acquire_owned() => permit.map_err(|_| WriterGone)?,
+            };
             let response = match self.ask(errand, &walk).await {
                 Ok(response) => response,
                 Err(error) => {
@@ -196,6 +204,7 @@ impl Reader {
             walked.reached = walk.reached();
             self.note(errand, &rows.placed, finding.proven.as_ref());
             if let Some((hole, obstacle)) = finding.hole {
+                self.readings.doubt(errand.line.stream);
                 warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
                 walked.obstacles.push((hole, obstacle));
             }
@@ -203,7 +212,9 @@ impl Reader {
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
-            self.writer.page(Page { stream: errand.line.stream, run: errand.run, rows, proofs }).await?;
+            self.writer
+                .page(Page { stream: errand.line.stream, run: errand.run, rows, proofs, unwritten })
+                .await?;
             match finding.next {
                 Next::Done => {
                     walked.complete = true;
@@ -217,13 +228,18 @@ impl Reader {
     }
 
     async fn ask(&self, errand: &Errand, walk: &Walk) -> Result<Response, ApiError> {
-        let request = errand.line.request(walk.ask());
+        let cursor_field = self.readings.of(errand.line.stream).cursor;
+        let request = errand.line.request(walk.ask(), cursor_field);
         self.client.page(&request, errand.priority, &self.cancel).await
     }
 
     /// What is newer than this may still become visible: the settle margin behind the server's clock.
     fn ceiling(&self, server_time: Option<DateTime<Utc>>) -> DateTime<Utc> {
         server_time.unwrap_or_else(|| self.server_now()) - self.settle_margin
+    }
+
+    pub(super) fn probe(&self) -> Probe<'_> {
+        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel }
     }
 
     /// Now, by the server's clock as far as it is known.
@@ -246,6 +262,7 @@ impl Reader {
     fn leave(&self, errand: &Errand, walk: Walk, mut walked: Walked, obstacle: Obstacle) -> Walked {
         let line = errand.line.name();
         warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
+        self.readings.doubt(errand.line.stream);
         walked.reached = walk.reached();
         if let Some(open) = Interval::new(Some(walk.reached() - TICK), walk.reached()) {
             walked.obstacles.push((open, obstacle));
