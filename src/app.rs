@@ -18,7 +18,6 @@ use crate::http::{self, HttpError, Service};
 use crate::store::{
     self, Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease, SchemaState, Store, StoreError,
 };
-use crate::sync::health::Health;
 use crate::sync::progress::Progress;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
@@ -56,7 +55,6 @@ pub struct App {
     pub settings: Arc<Settings>,
     pub store: Store,
     pub progress: Arc<Progress>,
-    pub health: Arc<Health>,
     embedded: Option<Embedded>,
     holder: String,
 }
@@ -101,7 +99,6 @@ impl App {
             settings: Arc::new(settings),
             store,
             progress: Arc::default(),
-            health: Arc::default(),
             embedded,
             holder: format!("{} (pid {}, {verb})", host(), std::process::id()),
         })
@@ -140,7 +137,7 @@ impl App {
     ) -> Result<(), AppError> {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
-        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), Arc::clone(&self.health));
+        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), client.availability());
         let (address, mut server) =
             http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
         listening(address);
@@ -224,7 +221,6 @@ impl App {
             holder: self.holder.clone(),
             settings: Arc::clone(&self.settings),
             progress: Arc::clone(&self.progress),
-            health: Arc::clone(&self.health),
             cancel,
         };
         (term, keeper)

@@ -1,4 +1,5 @@
-//! Whether and when a failed attempt is tried again. Pure: no clock, no randomness of its own.
+//! Whether and when a failed attempt is tried again, and when an outage is suspected. Pure: no clock, no randomness
+//! of its own.
 
 use std::time::Duration;
 
@@ -15,6 +16,20 @@ pub const RETRY_BUDGET: Duration = Duration::from_secs(60);
 /// The longest time that a `Retry-After` is believed.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
+/// How long a call waits for the end of an outage if its caller is not patient.
+pub const OUTAGE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A failure that took this long, or after which the server wants this long a pause, is reason enough to suspect an
+/// outage.
+pub const LONG_WAIT: Duration = Duration::from_secs(5);
+
+/// Failures in a row, of one call, from which on an outage is suspected.
+const SUSPICIOUS_FAILURES: u32 = 2;
+
+const FIRST_PROBE: Duration = Duration::from_secs(1);
+/// Probes of an outage are this far apart at most, so its end is noticed by then.
+pub const MAX_PROBE_WAIT: Duration = Duration::from_secs(15);
+
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(16);
 
@@ -30,6 +45,10 @@ pub struct Failure {
     pub spent: Duration,
     /// A fresh token was already made for this call.
     pub renewed: bool,
+    /// The call asks for a page of a stream.
+    pub lists_pages: bool,
+    /// The caller waits outages out.
+    pub patient: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +63,8 @@ pub enum Decision {
 
 /// What to do after `failure`. `jitter` in `[0, 1)` spreads the waits of several callers.
 pub fn decide(failure: Failure, jitter: f64) -> Decision {
-    if failure.attempts >= MAX_ATTEMPTS {
+    let waits_for_quota = failure.patient && failure.kind == ErrorKind::RateLimited;
+    if failure.attempts >= MAX_ATTEMPTS && !waits_for_quota {
         return Decision::GiveUp;
     }
     match failure.kind {
@@ -56,7 +76,8 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
         | ErrorKind::Body
         | ErrorKind::NotJson => {
             let after = failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter));
-            if failure.spent + after <= RETRY_BUDGET { Decision::Retry { after } } else { Decision::GiveUp }
+            let within_budget = failure.spent + after <= RETRY_BUDGET;
+            if within_budget || waits_for_quota { Decision::Retry { after } } else { Decision::GiveUp }
         }
         ErrorKind::BadRequest
         | ErrorKind::Unauthorized
@@ -69,6 +90,55 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
         | ErrorKind::Credentials
         | ErrorKind::Setup => Decision::GiveUp,
     }
+}
+
+/// Whether it is worth finding out if others fail as well.
+pub fn suspects(failure: Failure) -> bool {
+    match failure.kind {
+        ErrorKind::Server
+        | ErrorKind::Timeout
+        | ErrorKind::Connect
+        | ErrorKind::Body
+        | ErrorKind::NotJson => {
+            failure.attempts >= SUSPICIOUS_FAILURES
+                || failure.spent >= LONG_WAIT
+                || failure.patient && failure.retry_after.is_some_and(|wait| wait >= LONG_WAIT)
+        }
+        // These end the call of an impatient caller at once; a patient one waits until somebody mends them.
+        ErrorKind::Unauthorized | ErrorKind::Credentials | ErrorKind::Tls | ErrorKind::Redirect => {
+            failure.patient
+        }
+        ErrorKind::Forbidden | ErrorKind::NotFound => failure.patient && failure.lists_pages,
+        ErrorKind::BadRequest
+        | ErrorKind::RateLimited
+        | ErrorKind::TooLarge
+        | ErrorKind::Cancelled
+        | ErrorKind::Setup => false,
+    }
+}
+
+/// Whether a call that is given up would have failed with any other request. What a patient caller is told is the
+/// request's own failure.
+pub fn is_outage(failure: Failure) -> bool {
+    let own = match failure.kind {
+        ErrorKind::Server => failure.retry_after.is_none_or(|wait| wait < LONG_WAIT),
+        ErrorKind::Timeout
+        | ErrorKind::Connect
+        | ErrorKind::Body
+        | ErrorKind::NotJson
+        | ErrorKind::BadRequest
+        | ErrorKind::TooLarge => true,
+        ErrorKind::Forbidden | ErrorKind::NotFound => !failure.lists_pages,
+        _ => false,
+    };
+    !failure.patient && !own
+}
+
+/// The wait for the next probe after `failed` ones: doubling from 1 s to 15 s, of which `jitter` takes away up to a
+/// half.
+pub fn probe_wait(failed: u32, jitter: f64) -> Duration {
+    let full = FIRST_PROBE.saturating_mul(1 << failed.min(16)).min(MAX_PROBE_WAIT);
+    full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 /// How long nobody is to send after `failure`: what the server asks for or, where it only says that the
@@ -118,6 +188,8 @@ mod tests {
         attempts: 1,
         spent: Duration::ZERO,
         renewed: false,
+        lists_pages: true,
+        patient: false,
     };
 
     #[test]
@@ -137,6 +209,68 @@ mod tests {
                 assert_eq!(decide(Failure { kind, ..FIRST }, 0.0), decision, "{kind:?}");
             }
         }
+    }
+
+    #[test]
+    fn when_an_outage_is_suspected() {
+        use ErrorKind::*;
+        let second = Failure { attempts: 2, ..FIRST };
+        let slow = Failure { spent: LONG_WAIT, ..FIRST };
+        let patient = Failure { patient: true, ..FIRST };
+        let one = Failure { lists_pages: false, ..patient };
+        let told = Failure { retry_after: Some(LONG_WAIT), ..patient };
+        let busy = vec![Server, Timeout, Connect, Body, NotJson];
+        let never = vec![BadRequest, RateLimited, TooLarge, Cancelled, Setup];
+        let to_mend = vec![Unauthorized, Credentials, Tls, Redirect];
+        let refused = vec![Forbidden, NotFound];
+        // Of these failures, what they are suspected for: busy, never, to_mend, refused.
+        let cases = [
+            ("the first", FIRST, [false, false, false, false]),
+            ("the second in a row", second, [true, false, false, false]),
+            ("one that took long", slow, [true, false, false, false]),
+            ("a patient caller's first", patient, [false, false, true, true]),
+            ("a patient caller's first for no page", one, [false, false, true, false]),
+            ("a patient caller's that is told to wait", told, [true, false, true, true]),
+        ];
+        for (case, failure, suspected) in cases {
+            for (kinds, suspected) in [&busy, &never, &to_mend, &refused].into_iter().zip(suspected) {
+                for kind in kinds {
+                    assert_eq!(suspects(Failure { kind: *kind, ..failure }), suspected, "{case}: {kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_is_an_outage_or_the_requests_own_failure() {
+        use ErrorKind::*;
+        let own = [Server, Timeout, Connect, Body, NotJson, BadRequest, TooLarge];
+        let of_all = [Unauthorized, Credentials, Tls, Redirect, RateLimited, Setup, Forbidden, NotFound];
+        for (kinds, expected) in [(&own[..], false), (&of_all[..], true)] {
+            for kind in kinds {
+                assert_eq!(is_outage(Failure { kind: *kind, ..FIRST }), expected, "{kind:?}");
+                assert!(!is_outage(Failure { kind: *kind, patient: true, ..FIRST }), "{kind:?}");
+            }
+        }
+        assert!(is_outage(Failure { retry_after: Some(LONG_WAIT), ..FIRST }));
+        assert!(!is_outage(Failure { kind: NotFound, lists_pages: false, ..FIRST }));
+    }
+
+    #[test]
+    fn probes_are_further_and_further_apart_to_a_bound() {
+        let cases = [(0, 0.0, 1_000), (0, 1.0, 500), (1, 0.0, 2_000), (3, 0.5, 6_000), (4, 0.0, 15_000)];
+        for (failed, jitter, milliseconds) in cases {
+            assert_eq!(probe_wait(failed, jitter), Duration::from_millis(milliseconds), "{failed} {jitter}");
+        }
+        assert_eq!(probe_wait(u32::MAX, 0.0), MAX_PROBE_WAIT);
+    }
+
+    #[test]
+    fn a_patient_caller_waits_for_quota_however_often_it_is_refused() {
+        let refused = Failure { kind: ErrorKind::RateLimited, attempts: 100, spent: RETRY_BUDGET, ..FIRST };
+        assert_eq!(decide(refused, 0.0), Decision::GiveUp);
+        let waits = Decision::Retry { after: MAX_BACKOFF };
+        assert_eq!(decide(Failure { patient: true, ..refused }, 0.0), waits);
     }
 
     #[test]

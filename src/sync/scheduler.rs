@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -18,7 +17,6 @@ use crate::store::{Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
 use super::fill::Spend;
-use super::health::Health;
 use super::line::Line;
 use super::line_task::LineTask;
 use super::lines::Lines;
@@ -26,8 +24,8 @@ use super::progress::Progress;
 use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
+/// When a test that could not be made is tried again.
+const UNTESTED: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
@@ -80,7 +78,6 @@ pub struct Term {
     pub holder: String,
     pub settings: Arc<Settings>,
     pub progress: Arc<Progress>,
-    pub health: Arc<Health>,
     pub cancel: CancellationToken,
 }
 
@@ -115,12 +112,10 @@ impl Term {
             Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
         let engine = Engine {
             reader: Reader {
-                client: self.client.clone(),
+                client: if forever { self.client.patient() } else { self.client.clone() },
                 writer,
                 progress: Arc::clone(&self.progress),
-                health: Arc::clone(&self.health),
                 readings: Arc::default(),
-                in_flight: Arc::new(Semaphore::new(api.max_in_flight)),
                 limit: api.page_size,
                 settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
                     .unwrap_or(TimeDelta::MAX),
@@ -210,21 +205,21 @@ impl Engine {
     /// Keeps a task per line; which lines there are follows what tests find out about the API.
     async fn lines(&self, stream: Stream, run: i64, forever: bool) -> Result<(), SyncError> {
         let mut lines = Lines::new(self.clone(), run, forever);
-        let mut retry = RETRY_FIRST;
         let mut undecided = 0;
         let mut doubted = false;
         loop {
             let surveyed = match self.survey(stream, doubted).await {
                 Ok(surveyed) => surveyed,
-                Err(SyncError::Api(error)) if forever => {
-                    self.reader.health.interrupted(&error);
-                    self.sleep(retry).await?;
-                    retry = (retry * 2).min(RETRY_MOST);
+                // Other requests are answered: the line itself need not wait.
+                Err(SyncError::Api(error)) if forever && !error.is_outage() => {
+                    let error = telemetry::chain(&error);
+                    warn!(%stream, error, "the API could not be tested; trying again");
+                    lines.keep(Line::main(stream));
+                    lines.watch(stream, UNTESTED).await?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            retry = RETRY_FIRST;
             let holds_for = surveyed.holds_for(undecided);
             undecided = if surveyed.is_decided() { 0 } else { undecided + 1 };
             for line in &surveyed.contradicted {
@@ -242,14 +237,14 @@ impl Engine {
     }
 
     pub(super) async fn line(&self, line: Line, run: i64, forever: bool) -> Result<(), SyncError> {
-        let oldest = self.oldest(&line, forever).await?;
+        let oldest = self.oldest(&line).await?;
         let errand =
             Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
         LineTask::begin(self.clone(), errand).await?.work(forever).await
     }
 
     /// The time of the line's oldest row, as a hint for the fill; not asked for where nothing is to be filled.
-    async fn oldest(&self, line: &Line, forever: bool) -> Result<Option<DateTime<Utc>>, SyncError> {
+    async fn oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {
         let held = self.store.pass(&line.key(STANDING)).await?;
         let complete = held.is_some_and(|state| match state.covered.as_slice() {
             [whole] => whole.start() <= state.wanted_from,
@@ -258,24 +253,15 @@ impl Engine {
         if complete {
             return Ok(None);
         }
-        let mut retry = RETRY_FIRST;
-        loop {
-            match self.reader.probe().oldest(line).await {
-                Ok(oldest) => return Ok(oldest),
-                Err(error) if forever && error.kind() != ErrorKind::Cancelled => {
-                    self.reader.health.interrupted(&error);
-                    self.sleep(retry).await?;
-                    retry = (retry * 2).min(RETRY_MOST);
-                }
-                Err(error) => return Err(error.into()),
+        match self.reader.probe().oldest(line).await {
+            Ok(oldest) => Ok(oldest),
+            Err(error) if error.is_outage() || error.kind() == ErrorKind::Cancelled => Err(error.into()),
+            // It only helps to divide the line.
+            Err(error) => {
+                let (stream, line, error) = (line.stream, line.name(), telemetry::chain(&error));
+                warn!(%stream, line, error, "the line's oldest row could not be asked for");
+                Ok(None)
             }
-        }
-    }
-
-    async fn sleep(&self, time: Duration) -> Result<(), SyncError> {
-        tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            () = self.reader.cancel.cancelled() => Err(SyncError::Stopped),
         }
     }
 }

@@ -58,7 +58,6 @@ impl Engine {
             // One page out of order can do that; a reading that was right has to fail twice.
             survey = self.reader.probe().survey(stream).await?;
         }
-        self.reader.health.connected();
         if let Some(total) = survey.total {
             self.reader.progress.of(stream).total.store(total, std::sync::atomic::Ordering::Relaxed);
         }

@@ -1,6 +1,7 @@
 //! The real binary between a sandbox API and a PostgreSQL: crashes, signals, two at once, outages, bad input, and
 //! what its verbs and pages tell.
 
+mod api_outage;
 mod bad_input;
 mod fill;
 mod lead;
@@ -155,6 +156,13 @@ fn team(messages: usize) -> TeamOptions {
         conversations: messages / 10,
         contacts: messages * 3 / 40,
         ..TeamOptions::default()
+    }
+}
+
+/// Rows arrive and change.
+fn traffic(source: &SandboxState) {
+    for _ in 0..50 {
+        source.apply_event(source.now());
     }
 }
 

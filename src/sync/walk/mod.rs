@@ -55,6 +55,8 @@ pub enum Obstacle {
     Refused,
     /// One row is larger than `api.max_body`.
     TooLarge,
+    /// The API failed at the request again and again, and answered others meanwhile.
+    Failing,
 }
 
 impl fmt::Display for Obstacle {
@@ -67,6 +69,7 @@ impl fmt::Display for Obstacle {
             Self::Unplaced => "no row of a page had a readable time",
             Self::Refused => "the API refused the request that would have told",
             Self::TooLarge => "a row is larger than api.max_body",
+            Self::Failing => "the API failed at the request again and again, but not at others",
         })
     }
 }
@@ -217,6 +220,23 @@ impl Walk {
             },
             _ => finding(Next::GiveUp(Obstacle::Refused)),
         }
+    }
+
+    /// The API failed at the request again and again, but not at others: one from higher up may be answered.
+    pub fn failed(&mut self) -> Finding {
+        let attempt = match self.phase {
+            Phase::Down => self.resolution + 1,
+            Phase::Seam(attempt) => attempt + 1,
+            _ => SEAM_ATTEMPTS,
+        };
+        let higher =
+            self.asked.cursor.map(|cursor| ceil(cursor, TimeDelta::seconds(1)) + TimeDelta::seconds(1));
+        let Some(higher) = higher.filter(|_| attempt < SEAM_ATTEMPTS) else {
+            return finding(Next::GiveUp(Obstacle::Failing));
+        };
+        let cursor = self.seam_cursor(attempt).unwrap_or(higher);
+        self.phase = Phase::Seam(attempt);
+        finding(self.ask_for(Some(cursor)))
     }
 
     /// Takes the answer to [`Walk::ask`]: the places of its readable rows in the order of the page, and how many

@@ -127,6 +127,38 @@ fn one_empty_page_is_not_the_end() {
 }
 
 #[test]
+fn a_request_that_fails_alone_is_gone_around_or_given_up() {
+    let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
+    let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
+    for failing in 0..6 {
+        let mut below = Walk::below(gap, 200);
+        let (mut proven, mut asked, mut poison) = (vec![], 0, None);
+        loop {
+            let ask = below.ask().clone();
+            let poisonous = *poison.get_or_insert(ask.cursor) == ask.cursor && asked >= failing;
+            let found = match poisonous {
+                true => below.failed(),
+                false => {
+                    let page = EXACT.answer(&rows, &ask);
+                    below.read(&page, page.len())
+                }
+            };
+            asked += 1;
+            poison = if asked <= failing { None } else { poison };
+            proven.extend(found.proven);
+            match found.next {
+                Next::Ask(_) => assert!(asked < 100, "the walk does not end"),
+                next => break assert_eq!(next, Next::Done, "failing from request {failing}"),
+            }
+        }
+        assert!(covers(&proven, gap), "failing from request {failing}");
+    }
+    let mut hopeless = Walk::below(gap, 200);
+    let tries = (1..100).find(|_| hopeless.failed().next == Next::GiveUp(Obstacle::Failing));
+    assert_eq!(tries, Some(SEAM_ATTEMPTS));
+}
+
+#[test]
 fn a_row_that_moves_up_at_the_seam_costs_no_proof() {
     let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
     let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
