@@ -85,6 +85,12 @@ impl FaultPlan {
         self.probability = probability.clamp(0.0, 1.0);
     }
 
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        self.lasting = None;
+        self.probability = 0.0;
+    }
+
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }

@@ -250,6 +250,11 @@ impl SandboxState {
         lock(&self.0.faults).set_probability(probability);
     }
 
+    /// From now on nothing fails: forgets faults queued, lasting and by chance.
+    pub fn clear_faults(&self) {
+        lock(&self.0.faults).clear();
+    }
+
     /// Faults queued and not yet met.
     pub fn queued_faults(&self) -> usize {
         lock(&self.0.faults).queued()
@@ -266,7 +271,7 @@ impl SandboxState {
     }
 
     /// Forgets what [`Self::on_request`] was told and has not been due yet.
-    pub fn clear_requests(&self) {
+    pub fn clear_script(&self) {
         lock(&self.0.script).clear();
     }
 
