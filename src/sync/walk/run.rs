@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Ask, Finding, Next, Obstacle, Phase, Place, Walk, finding, floor};
+use super::{Ask, DISORDER_RETRIES, Finding, Next, Obstacle, Phase, Place, Walk, finding, floor};
 use crate::interval::Interval;
 
 /// What is asked for at once where a run of equal times fills a page.
@@ -62,11 +62,18 @@ impl Walk {
         let Some((last, _)) = self.seam.back().copied() else {
             return finding(Next::GiveUp(Obstacle::Run));
         };
+        if self.is_spoilt(rows) {
+            self.disorders += 1;
+            if self.disorders <= DISORDER_RETRIES {
+                return finding(Next::Ask(self.asked.clone()));
+            }
+            return self.leave_run(last);
+        }
+        self.disorders = 0;
         let lowest = rows.last().map(|row| row.0);
         let Some(page) = run.page else {
             // More at once: a larger page may reach past the run.
-            let sorted = rows.is_sorted_by(|above, below| above.0 >= below.0);
-            if sorted && lowest.is_some_and(|lowest| lowest < last) && self.meets_seam(rows) {
+            if lowest.is_some_and(|lowest| lowest < last) && self.meets_seam(rows) {
                 self.phase = Phase::Down;
                 return self.advance(rows);
             }
@@ -103,6 +110,14 @@ impl Walk {
         run.previous = Some(reading);
         run.page = Some(0);
         self.ask_run(run)
+    }
+
+    /// A page by number counts rows that other pages begin after: one too many in it pushes another out of sight.
+    fn is_spoilt(&self, rows: &[Place]) -> bool {
+        let above = |row: &Place| self.asked.cursor.is_some_and(|cursor| row.0 > cursor);
+        !rows.is_sorted_by(|above, below| above.0 >= below.0)
+            || rows.iter().any(above)
+            || rows.iter().collect::<BTreeSet<_>>().len() < rows.len()
     }
 
     fn ask_run(&mut self, run: Run) -> Finding {

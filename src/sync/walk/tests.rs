@@ -172,6 +172,25 @@ fn a_run_that_cannot_be_listed_is_a_hole_and_the_walk_goes_on_below() {
     }
 }
 
+#[test]
+fn a_row_repeated_within_a_page_of_a_run_hides_no_other() {
+    let rows = sorted((0..50).map(|i| (at(0), i)).collect());
+    let reading = Reading { cap: 30, ..EXACT };
+    let gap = Interval::new(None, at(1)).unwrap();
+    for spoilt in 1..8 {
+        let walked = walk(Walk::below(gap, 30), |ask, request| {
+            let mut page = reading.answer(&rows, ask);
+            if request % spoilt == 0 && page.len() == 30 {
+                page.insert(3, page[3]);
+                page.truncate(30);
+            }
+            page
+        });
+        let proven = walked.proven.iter().any(|interval| interval.contains(at(0)));
+        assert!(!proven || walked.seen.len() == 50, "every {spoilt}th page");
+    }
+}
+
 fn any_reading() -> impl Strategy<Value = Reading> {
     (any::<bool>(), prop_oneof![Just(1), Just(1_000), Just(1_000_000)], 3..40usize, any::<bool>(), 0..2u32)
         .prop_map(|(inclusive, cut, cap, heeds_limit, page_base)| Reading {
