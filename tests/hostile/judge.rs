@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::interval::Interval;
-use heymarket_sync::sandbox::DefaultView;
+use heymarket_sync::sandbox::{Conversation, DefaultView};
 use heymarket_sync::store::{PassState, STANDING};
 use sqlx::AssertSqlSafe;
 
@@ -41,12 +41,25 @@ impl Ledger {
         })
     }
 
-    /// Whether all of every line that is wanted is held.
-    pub fn all_whole(&self, end: DateTime<Utc>) -> bool {
-        let main =
-            [(Stream::Messages, "date"), (Stream::Conversations, "updated"), (Stream::Contacts, "updated")];
-        main.iter().all(|(stream, line)| self.is_whole(*stream, line, end))
-            && self.0.keys().all(|(stream, line)| self.is_whole(*stream, line, end))
+    /// Lines of which something that is needed to see every row is not held up to `end`.
+    pub fn open(&self, rig: &Rig, view: DefaultView, end: DateTime<Utc>) -> Vec<String> {
+        let mut open: Vec<String> =
+            [(Stream::Messages, "date"), (Stream::Conversations, "updated"), (Stream::Contacts, "updated")]
+                .into_iter()
+                .filter(|(stream, line)| !self.is_whole(*stream, line, end))
+                .map(|(stream, line)| format!("{stream} by {line}: {:?}", self.covered(stream, line)))
+                .collect();
+        let hidden = ["updated/closed", "updated/archived"];
+        let is_hidden = |row: &Conversation| view == DefaultView::Open && row.is_closed();
+        if rig.state().conversations().values().any(is_hidden)
+            && !hidden.iter().any(|line| self.is_whole(Stream::Conversations, line, end))
+        {
+            open.push(format!(
+                "closed conversations: {:?}",
+                hidden.map(|line| self.covered(Stream::Conversations, line))
+            ));
+        }
+        open
     }
 }
 
@@ -63,7 +76,7 @@ pub fn assert_covered_is_held(rig: &Rig, view: DefaultView) {
         state.contacts().into_values().map(|row| (row.id, row.updated, row.updated)).collect();
     check(rig, &ledger, Stream::Contacts, "updated", &contacts);
     let conversations = state.conversations();
-    let shown = |closed_only: bool, row: &heymarket_sync::sandbox::Conversation| {
+    let shown = |closed_only: bool, row: &Conversation| {
         if closed_only { row.is_closed() } else { view == DefaultView::Both || !row.is_closed() }
     };
     for (line, closed_only) in [("updated", false), ("updated/closed", true), ("updated/archived", true)] {
@@ -95,10 +108,10 @@ fn check(rig: &Rig, ledger: &Ledger, stream: Stream, line: &str, rows: &[Row]) {
     }
 }
 
-/// What the mirror lacks or has otherwise. Messages that changed after they were read are left out where they
-/// have no line that shows changes.
-fn losses(rig: &Rig, ledger: &Ledger) -> Vec<String> {
-    let changes_show = ledger.0.contains_key(&(Stream::Messages, "updated".to_owned()));
+/// What the mirror lacks or has otherwise. Messages that changed after they were read are left out unless the
+/// line that shows changes is held up to `end`.
+fn losses(rig: &Rig, ledger: &Ledger, end: DateTime<Utc>) -> Vec<String> {
+    let changes_show = ledger.is_whole(Stream::Messages, "updated", end);
     let changed = |id: i64| rig.state().message(id).is_some_and(|row| row.status.starts_with("changed"));
     let excused = |found: &String| {
         !changes_show && !found.ends_with("missing") && of(found, "messages").is_some_and(changed)
@@ -107,8 +120,8 @@ fn losses(rig: &Rig, ledger: &Ledger) -> Vec<String> {
 }
 
 /// Panics unless the mirror equals the source, row by row and field by field.
-pub fn assert_equal(rig: &Rig) {
-    let found = losses(rig, &Ledger::read(rig));
+pub fn assert_equal(rig: &Rig, end: DateTime<Utc>) {
+    let found = losses(rig, &Ledger::read(rig), end);
     assert!(
         found.is_empty(),
         "{} differences, such as\n{}",
@@ -118,9 +131,9 @@ pub fn assert_equal(rig: &Rig) {
 }
 
 /// Panics where a row differs and its place is not open in the ledger: a silent loss.
-pub fn assert_lost_is_open(rig: &Rig, view: DefaultView) {
+pub fn assert_lost_is_open(rig: &Rig, view: DefaultView, end: DateTime<Utc>) {
     let ledger = Ledger::read(rig);
-    for found in losses(rig, &ledger) {
+    for found in losses(rig, &ledger, end) {
         let held = if let Some(id) = of(&found, "messages") {
             let row = rig.state().message(id).expect("only the source has rows");
             let by_change = ledger.covers(Stream::Messages, "updated", row.updated);

@@ -156,29 +156,37 @@ fn run(case: Case) {
     state.clear_faults();
     state.set_slips(Slips::default());
     rig.pass(late);
+    if let End::Open = catch_up(&rig, view, heeds_page) {
+        // What is open now may lie above the settle margin, where the ledger does not look yet.
+        rig.pass(BEYOND_MARGIN);
+        catch_up(&rig, view, heeds_page);
+    }
+}
+
+fn catch_up(rig: &Rig, view: DefaultView, heeds_page: bool) -> End {
     let settled = rig.settled();
     let end = rig.sync(None);
-    let ledger = Ledger::read(&rig);
-    match end {
+    let open = Ledger::read(rig).open(rig, view, settled);
+    match &end {
         End::Done => {
-            assert!(ledger.all_whole(settled), "done, but the ledger shows open intervals");
-            assert_equal(&rig);
+            assert!(open.is_empty(), "done, but not by the ledger: {open:?}");
+            assert_equal(rig, settled);
         }
         End::Open => {
-            assert!(!heeds_page, "where pages can be counted, everything can be listed");
-            assert!(!ledger.all_whole(settled), "open, but the ledger shows nothing");
-            assert_lost_is_open(&rig, view);
+            assert!(!heeds_page, "where pages can be counted, everything can be listed: {open:?}");
+            assert_lost_is_open(rig, view, settled);
         }
-        End::Failed(error) => panic!("{}", heymarket_sync::telemetry::chain(&error)),
+        End::Failed(error) => panic!("{}", heymarket_sync::telemetry::chain(error)),
         End::Crashed => unreachable!("nobody asked for it"),
     }
+    end
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES),
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/hostile.txt"))),
-        max_shrink_iters: 200,
+        max_shrink_iters: 12,
         ..ProptestConfig::default()
     })]
 

@@ -230,14 +230,24 @@ impl Walk {
     /// Keeps the rows' places but proves nothing of them.
     fn pass_over(&mut self, rows: &[Place], obstacle: Obstacle) -> Finding {
         let before = self.seam.back().map(|place| place.0);
-        let lowest = rows.iter().map(|place| place.0).min().unwrap_or(self.reached);
-        if before.is_some_and(|before| lowest >= before) {
+        let lowest = rows.iter().map(|place| place.0).min();
+        let Some(lowest) = lowest.filter(|lowest| before.is_none_or(|before| *lowest < before)) else {
             return finding(Next::GiveUp(obstacle));
-        }
+        };
+        let top = before.map_or(self.reached, |before| before + TICK);
+        let hole = self.skip(lowest + TICK, top).map(|hole| (hole, obstacle));
         self.seam.clear();
         self.remember(rows);
-        let hole = self.prove_to(lowest).map(|hole| (hole, obstacle));
         self.go_on(None, hole)
+    }
+
+    /// What was not read from `bottom` to `top` or the end of what was: above the gap, too, where the ledger shows
+    /// it only once it has settled.
+    fn skip(&mut self, bottom: DateTime<Utc>, top: DateTime<Utc>) -> Option<Interval> {
+        let bottom = self.start.map_or(bottom, |start| bottom.max(start));
+        let top = self.reached.max(top);
+        self.reached = self.reached.min(bottom);
+        Interval::new(Some(bottom), top)
     }
 
     fn go_on(&mut self, proven: Option<Interval>, hole: Option<(Interval, Obstacle)>) -> Finding {
@@ -348,7 +358,7 @@ impl Walk {
         let cursor = self.asked.cursor.unwrap_or(self.reached);
         let lower = cursor - if self.exact { TICK } else { TimeDelta::seconds(1) };
         // The cursor is inclusive: a row at `lower` itself comes back.
-        self.leave_open(lower + TICK, lower, 1)
+        self.leave_open(lower + TICK, cursor, lower, 1)
     }
 
     fn ask_for(&mut self, cursor: Option<DateTime<Utc>>) -> Next {

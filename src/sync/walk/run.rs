@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Ask, DISORDER_RETRIES, Finding, Next, Obstacle, Phase, Place, Walk, finding, floor};
-use crate::interval::Interval;
+use crate::interval::TICK;
 
 /// What is asked for at once where a run of equal times fills a page.
 const RUN_LIMIT: u32 = 1_000;
@@ -158,13 +158,17 @@ impl Walk {
     /// Gives the run up and goes on below it; where times may be cut, below its second.
     pub(super) fn leave_run(&mut self, last: DateTime<Utc>) -> Finding {
         let bottom = if self.exact { last } else { floor(last, TimeDelta::seconds(1)) };
-        self.leave_open(bottom, bottom, 0)
+        self.leave_open(bottom, last + TICK, bottom, 0)
     }
 
-    pub(super) fn leave_open(&mut self, bottom: DateTime<Utc>, cursor: DateTime<Utc>, below: u8) -> Finding {
-        let bottom = Some(bottom.min(self.reached)).max(self.start);
-        let hole = Interval::new(bottom, self.reached).map(|hole| (hole, Obstacle::Run));
-        self.reached = bottom.unwrap_or(self.reached);
+    pub(super) fn leave_open(
+        &mut self,
+        bottom: DateTime<Utc>,
+        top: DateTime<Utc>,
+        cursor: DateTime<Utc>,
+        below: u8,
+    ) -> Finding {
+        let hole = self.skip(bottom, top).map(|hole| (hole, Obstacle::Run));
         if self.start.is_some_and(|start| self.reached <= start) {
             return Finding { proven: None, hole, next: Next::Done };
         }

@@ -191,6 +191,29 @@ fn a_row_repeated_within_a_page_of_a_run_hides_no_other() {
     }
 }
 
+#[test]
+fn a_run_above_the_gap_that_cannot_be_listed_is_told_too() {
+    let rows = sorted((0..100).map(|i| (at(9_000_000), i)).collect());
+    let reading = Reading { heeds_page: false, cap: 10, ..EXACT };
+    let gap = Interval::new(Some(at(1_000_000)), at(2_000_000)).unwrap();
+    let walked = walk(Walk::from_top(gap, 100), |ask, _| reading.answer(&rows, ask));
+    assert!(walked.holes.iter().any(|(hole, _)| hole.contains(at(9_000_000))), "{:?}", walked.holes);
+}
+
+#[test]
+fn a_server_that_has_no_rows_below_any_cursor_does_not_keep_the_walk() {
+    let rows = sorted((0..100).map(|i| (at(i * 1_000_003), i)).collect());
+    for gap_end in [at(1_000_003), at(200_000_000)] {
+        let gap = Interval::new(None, gap_end).unwrap();
+        for begin in [Walk::below(gap, 10), Walk::from_top(gap, 10)] {
+            let from_top = begin.ask().cursor.is_none();
+            let walked =
+                walk(begin, |ask, _| if ask.cursor.is_some() { vec![] } else { rows[..10].to_vec() });
+            assert!(!from_top || walked.gave_up == Some(Obstacle::SeamLost));
+        }
+    }
+}
+
 fn any_reading() -> impl Strategy<Value = Reading> {
     (any::<bool>(), prop_oneof![Just(1), Just(1_000), Just(1_000_000)], 3..40usize, any::<bool>(), 0..2u32)
         .prop_map(|(inclusive, cut, cap, heeds_limit, page_base)| Reading {
