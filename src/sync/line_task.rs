@@ -102,7 +102,7 @@ impl LineTask {
         let gaps = self.gaps().await?;
         self.spawn_fill(Priority::History, gaps);
         let mut left = self.drain().await?;
-        self.tick(None).await?;
+        left += self.tick(None).await?;
         self.engine.reader.writer.flush().await?;
         self.recheck().await?;
         left += self.drain().await?;
@@ -158,11 +158,12 @@ impl LineTask {
         }
     }
 
-    /// Reads the newest rows of the line down to what earlier ticks read.
-    async fn tick(&mut self, pages: Option<u32>) -> Result<(), SyncError> {
+    /// Reads the newest rows of the line down to what earlier ticks read; returns how often rows may have been
+    /// passed over. Above the settle margin no gap shows that.
+    async fn tick(&mut self, pages: Option<u32>) -> Result<usize, SyncError> {
         let reader = &self.engine.reader;
         let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
-        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(()) };
+        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(0) };
         let walked = reader.walk(&self.errand, &Claim::new(gap), true, pages).await?;
         if !walked.complete
             && let Some(rest) = Interval::new(Some(self.floor), walked.reached)
@@ -170,7 +171,7 @@ impl LineTask {
             self.spawn_fill(Priority::Tail, vec![rest]);
         }
         self.floor = self.floor.max(walked.ceiling);
-        Ok(())
+        Ok(walked.obstacles.len())
     }
 
     /// What is wanted below the ticks and not held.

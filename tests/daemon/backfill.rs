@@ -122,7 +122,7 @@ async fn cut_off_it_is_gone_on_with_by_the_next_leader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_makes_no_sense_is_refused_before_anything_is_touched() {
     let rig = rig(SandboxOptions::default()).await;
-    let later = text(Utc::now() + TimeDelta::days(1));
+    let later = text(rig.source().now() + TimeDelta::days(1));
     let cases: [(&[&str], &str); 5] = [
         (&["--from", "2026-01-01"], "--stream"),
         (&["--stream", "calls"], "unknown stream"),

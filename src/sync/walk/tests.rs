@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -199,6 +201,48 @@ fn a_run_that_cannot_be_listed_is_a_hole_and_the_walk_goes_on_below() {
         let hole = walked.holes[0].0;
         assert!(hole.contains(at(150 * 1_000_003)));
         assert!(rows.iter().filter(|row| !hole.contains(row.0)).all(|row| walked.seen.contains(row)));
+    }
+}
+
+#[test]
+fn a_row_repeated_within_a_page_of_a_run_hides_no_other() {
+    let rows = sorted((0..50).map(|i| (at(0), i)).collect());
+    let reading = Reading { cap: 30, ..EXACT };
+    let gap = Interval::new(None, at(1)).unwrap();
+    for spoilt in 1..8 {
+        let walked = walk(Walk::below(gap, 30), |ask, request| {
+            let mut page = reading.answer(&rows, ask);
+            if request % spoilt == 0 && page.len() == 30 {
+                page.insert(3, page[3]);
+                page.truncate(30);
+            }
+            page
+        });
+        let proven = walked.proven.iter().any(|interval| interval.contains(at(0)));
+        assert!(!proven || walked.seen.len() == 50, "every {spoilt}th page");
+    }
+}
+
+#[test]
+fn a_run_above_the_gap_that_cannot_be_listed_is_told_too() {
+    let rows = sorted((0..100).map(|i| (at(9_000_000), i)).collect());
+    let reading = Reading { heeds_page: false, cap: 10, ..EXACT };
+    let gap = Interval::new(Some(at(1_000_000)), at(2_000_000)).unwrap();
+    let walked = walk(Walk::from_top(gap, 100), |ask, _| reading.answer(&rows, ask));
+    assert!(walked.holes.iter().any(|(hole, _)| hole.contains(at(9_000_000))), "{:?}", walked.holes);
+}
+
+#[test]
+fn a_server_that_has_no_rows_below_any_cursor_does_not_keep_the_walk() {
+    let rows = sorted((0..100).map(|i| (at(i * 1_000_003), i)).collect());
+    for gap_end in [at(1_000_003), at(200_000_000)] {
+        let gap = Interval::new(None, gap_end).unwrap();
+        for begin in [Walk::below(gap, 10), Walk::from_top(gap, 10)] {
+            let from_top = begin.ask().cursor.is_none();
+            let walked =
+                walk(begin, |ask, _| if ask.cursor.is_some() { vec![] } else { rows[..10].to_vec() });
+            assert!(!from_top || walked.gave_up == Some(Obstacle::SeamLost));
+        }
     }
 }
 
