@@ -1,21 +1,20 @@
 //! A line kept current: ticks at its top, fills below, rechecks beside.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::api::limiter::Priority;
-use crate::config::{Recheck, StreamSettings};
+use crate::config::StreamSettings;
 use crate::interval::{Interval, TICK};
 use crate::store::STANDING;
 use crate::telemetry;
 
 use super::fill;
 use super::line::Line;
-use super::planner;
+use super::passes::Passes;
 use super::scheduler::{Engine, SyncError};
 use super::walk::Obstacle;
 use super::walker::{Claim, Errand};
@@ -23,30 +22,40 @@ use super::walker::{Claim, Errand};
 /// Pages that a tick reads itself; what is below is filled beside the next ticks.
 const TICK_PAGES: u32 = 5;
 /// How often what is still open is tried again.
-const SWEEP: Duration = Duration::from_secs(300);
+pub(super) const SWEEP: Duration = Duration::from_secs(300);
+/// How often it is looked for backfills that were asked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a line's task is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Keep the line current until cancelled.
+    Keep,
+    /// Read what is due once.
+    CatchUp,
+    /// Carry out the backfills that were asked for, and nothing else.
+    Backfill,
+}
 
 /// How a fill of a pass ended.
-struct Filled {
-    pass: String,
-    outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
+pub(super) struct Filled {
+    pub pass: String,
+    pub outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
 }
 
 /// A line kept current.
 pub(super) struct LineTask {
-    engine: Engine,
-    errand: Errand,
-    settings: StreamSettings,
+    pub(super) engine: Engine,
+    pub(super) errand: Errand,
+    pub(super) settings: StreamSettings,
     /// Every line but that of the changes is rechecked: that one is a check of the others itself.
-    rechecked: bool,
-    wanted_from: Option<DateTime<Utc>>,
-    started_at: DateTime<Utc>,
+    pub(super) rechecked: bool,
+    pub(super) wanted_from: Option<DateTime<Utc>>,
+    pub(super) started_at: DateTime<Utc>,
     /// Ticks read down to here; what is below is filled.
-    floor: DateTime<Utc>,
-    work: JoinSet<Filled>,
-    /// Rechecks in `work`.
-    rechecking: Vec<String>,
-    /// When each recheck was begun or gone on with last: one that stays incomplete is not tried at every tick.
-    tried: HashMap<String, Instant>,
+    pub(super) floor: DateTime<Utc>,
+    pub(super) work: JoinSet<Filled>,
+    pub(super) passes: Passes,
 }
 
 impl LineTask {
@@ -76,17 +85,19 @@ impl LineTask {
             errand,
             settings,
             work: JoinSet::new(),
-            rechecking: Vec::new(),
-            tried: HashMap::new(),
+            passes: Passes::default(),
         })
     }
 
-    /// Until cancelled (`forever`), or once.
-    pub(super) async fn work(mut self, forever: bool) -> Result<(), SyncError> {
-        if forever { self.keep().await } else { self.once().await }
+    pub(super) async fn work(mut self, duty: Duty) -> Result<(), SyncError> {
+        match duty {
+            Duty::Keep => self.keep().await,
+            Duty::CatchUp => self.catch_up().await,
+            Duty::Backfill => self.backfill_once().await,
+        }
     }
 
-    async fn once(&mut self) -> Result<(), SyncError> {
+    async fn catch_up(&mut self) -> Result<(), SyncError> {
         self.tick(None).await?;
         let gaps = self.gaps().await?;
         self.spawn_fill(Priority::History, gaps);
@@ -95,8 +106,24 @@ impl LineTask {
         self.engine.reader.writer.flush().await?;
         self.recheck().await?;
         left += self.drain().await?;
+        left += self.backfill_all().await?;
         left = left.max(self.gaps().await?.len());
         if left > 0 { Err(SyncError::Open(left)) } else { Ok(()) }
+    }
+
+    async fn backfill_once(&mut self) -> Result<(), SyncError> {
+        match self.backfill_all().await? {
+            0 => Ok(()),
+            left => Err(SyncError::Open(left)),
+        }
+    }
+
+    /// What was asked for, until it is done or stays open.
+    async fn backfill_all(&mut self) -> Result<usize, SyncError> {
+        self.backfill().await?;
+        let left = self.drain().await?;
+        self.backfill().await?;
+        Ok(left)
     }
 
     async fn keep(&mut self) -> Result<(), SyncError> {
@@ -104,6 +131,8 @@ impl LineTask {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
         loop {
             tokio::select! {
@@ -114,11 +143,13 @@ impl LineTask {
                 }
                 Some(ended) = self.work.join_next() => {
                     self.ended(ended)?;
+                    self.backfill().await?;
                 }
                 _ = ticks.tick() => {
                     self.tick(Some(TICK_PAGES)).await?;
                     self.recheck().await?;
                 }
+                _ = look.tick() => self.backfill().await?,
                 _ = sweep.tick(), if self.work.is_empty() => {
                     let gaps = self.gaps().await?;
                     self.spawn_fill(Priority::History, gaps);
@@ -169,29 +200,6 @@ impl LineTask {
         });
     }
 
-    /// The same for a recheck, as a run of its own.
-    fn spawn_recheck(&mut self, pass: &str, run: i64, gaps: Vec<Interval>) {
-        let errand =
-            Errand { pass: pass.to_owned(), run, priority: Priority::Recheck, ..self.errand.clone() };
-        let engine = self.engine.clone();
-        self.rechecking.push(pass.to_owned());
-        self.tried.insert(pass.to_owned(), Instant::now());
-        self.work.spawn(async move {
-            let outcome =
-                fill::fill(&engine.reader, &errand, gaps, engine.spend).await.map_err(SyncError::from);
-            let told = match &outcome {
-                Ok(open) if open.is_empty() => "done".to_owned(),
-                Ok(open) => format!("{} intervals stayed open", open.len()),
-                Err(SyncError::Stopped) => "stopped".to_owned(),
-                Err(error) => telemetry::chain(error),
-            };
-            // What the pass proved is to be in the ledger before its gaps are looked at again.
-            let flushed = engine.reader.writer.flush().await;
-            engine.note_end(run, &told).await;
-            Filled { pass: errand.pass, outcome: outcome.and_then(|open| Ok(flushed.map(|()| open)?)) }
-        });
-    }
-
     fn ended(&mut self, ended: Result<Filled, tokio::task::JoinError>) -> Result<usize, SyncError> {
         let ended = match ended {
             Ok(ended) => ended,
@@ -200,7 +208,7 @@ impl LineTask {
                 Err(_) => return Err(SyncError::Stopped),
             },
         };
-        self.rechecking.retain(|pass| *pass != ended.pass);
+        self.passes.ended(&ended.pass);
         match ended.outcome {
             Ok(open) => Ok(open.len()),
             // The gap stays; the next sweep tries it again.
@@ -218,52 +226,5 @@ impl LineTask {
             open += self.ended(ended)?;
         }
         Ok(open)
-    }
-
-    fn rechecks(&self) -> Vec<Recheck> {
-        if !self.rechecked {
-            return Vec::new();
-        }
-        let found = self.engine.reader.readings.of(self.errand.line.stream);
-        planner::rechecks(&self.settings.recheck, found.changes_are_seen)
-    }
-
-    /// Begins the rechecks that are due, and goes on with those that an earlier process left.
-    async fn recheck(&mut self) -> Result<(), SyncError> {
-        for recheck in self.rechecks() {
-            let pass = format!("recheck {}", humantime::format_duration(recheck.window));
-            if self.rechecking.contains(&pass) {
-                continue;
-            }
-            let key = self.errand.line.key(&pass);
-            let now = self.engine.reader.server_now();
-            let state = self.engine.store.pass(&key).await?;
-            let begun = state.as_ref().map_or(self.started_at, |state| state.started_at);
-            let window = |state: &crate::store::PassState| {
-                state.wanted_to.and_then(|end| Interval::new(state.wanted_from, end))
-            };
-            let mut gaps = match state.as_ref().and_then(window) {
-                Some(window) => self.engine.store.gaps(&key, window).await?,
-                None => Vec::new(),
-            };
-            let tried = self.tried.get(&pass).is_some_and(|tried| tried.elapsed() < SWEEP);
-            if !gaps.is_empty() && tried {
-                continue;
-            }
-            if gaps.is_empty() {
-                if !planner::due(&recheck, begun, now) {
-                    continue;
-                }
-                let from = now - TimeDelta::from_std(recheck.window).unwrap_or(TimeDelta::MAX);
-                let Some(window) = Interval::new(Some(from).max(self.wanted_from), self.floor) else {
-                    continue;
-                };
-                self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
-                gaps = vec![window];
-            }
-            let run = self.engine.start_run(self.errand.line.stream, &pass).await?;
-            self.spawn_recheck(&pass, run, gaps);
-        }
-        Ok(())
     }
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::api::model::Stream;
-use crate::store::STANDING;
+use crate::store::{BACKFILL, STANDING};
 
 use super::line::Line;
+use super::line_task::Duty;
 use super::scheduler::{Engine, SyncError, worse};
 
 /// How long a test's answer stands at least, however loudly walks doubt it.
@@ -18,14 +20,14 @@ const DOUBTS_APART: Duration = Duration::from_secs(60);
 pub(super) struct Lines {
     engine: Engine,
     run: i64,
-    forever: bool,
+    duty: Duty,
     running: HashMap<Line, CancellationToken>,
     tasks: JoinSet<(Line, Result<(), SyncError>)>,
 }
 
 impl Lines {
-    pub(super) fn new(engine: Engine, run: i64, forever: bool) -> Self {
-        Self { engine, run, forever, running: HashMap::new(), tasks: JoinSet::new() }
+    pub(super) fn new(engine: Engine, run: i64, duty: Duty) -> Self {
+        Self { engine, run, duty, running: HashMap::new(), tasks: JoinSet::new() }
     }
 
     /// Begins the line, unless it runs already.
@@ -37,11 +39,24 @@ impl Lines {
         let stop = engine.reader.cancel.child_token();
         engine.reader.cancel = stop.clone();
         self.running.insert(line.clone(), stop);
-        let (run, forever) = (self.run, self.forever);
+        let (run, duty) = (self.run, self.duty);
         self.tasks.spawn(async move {
-            let ended = engine.line(line.clone(), run, forever).await;
+            let ended = engine.line(line.clone(), run, duty).await;
             (line, ended)
         });
+    }
+
+    /// Ends backfills of lines that the stream does not need any more: nobody would carry them out.
+    pub(super) async fn end_orphans(&self, stream: Stream) -> Result<(), SyncError> {
+        let needed: Vec<_> = self.running.keys().map(Line::name).collect();
+        for (key, _) in self.engine.store.coverage().await? {
+            let is_backfill = key.stream == stream && key.pass.starts_with(BACKFILL);
+            if is_backfill && !needed.contains(&key.line.as_str()) {
+                info!(%stream, line = key.line, pass = key.pass, "dropped: another line shows its rows");
+                self.engine.store.end_pass(&key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Stops the line and takes back what it proved since its reading was confirmed last.

@@ -5,6 +5,7 @@ pub mod fill;
 pub mod line;
 mod line_task;
 mod lines;
+mod passes;
 pub mod planner;
 pub mod progress;
 pub mod readings;

@@ -13,12 +13,12 @@ use crate::api::error::{ApiError, ErrorKind};
 use crate::api::limiter::Priority;
 use crate::api::model::Stream;
 use crate::config::Settings;
-use crate::store::{Lease, STANDING, Store, StoreError};
+use crate::store::{BACKFILL, Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
 use super::fill::Spend;
 use super::line::Line;
-use super::line_task::LineTask;
+use super::line_task::{Duty, LineTask};
 use super::lines::Lines;
 use super::progress::Progress;
 use super::walker::{Errand, Reader, WalkError};
@@ -95,16 +95,22 @@ impl Term {
     /// Keeps the mirror current until cancelled, the lead is lost, or the database refuses for good.
     pub async fn run(self) -> Result<(), SyncError> {
         let streams = enabled(&self.settings, &[]);
-        self.conduct(&streams, true).await
+        self.conduct(&streams, Duty::Keep).await
     }
 
     /// Reads everything that is due once. An error of the API ends it.
     pub async fn catch_up(self, streams: &[Stream]) -> Result<(), SyncError> {
         let streams = enabled(&self.settings, streams);
-        self.conduct(&streams, false).await
+        self.conduct(&streams, Duty::CatchUp).await
     }
 
-    async fn conduct(self, streams: &[Stream], forever: bool) -> Result<(), SyncError> {
+    /// Carries out the backfills of `stream` that were asked for. An error of the API ends it.
+    pub async fn backfill(self, stream: Stream) -> Result<(), SyncError> {
+        self.conduct(&[stream], Duty::Backfill).await
+    }
+
+    async fn conduct(self, streams: &[Stream], duty: Duty) -> Result<(), SyncError> {
+        let forever = duty == Duty::Keep;
         let api = &self.settings.api;
         // A child, so that an error in one stream ends the others and leaves the caller's token alone.
         let cancel = self.cancel.child_token();
@@ -130,7 +136,7 @@ impl Term {
         let mut tasks = JoinSet::new();
         for stream in streams.iter().copied() {
             let engine = engine.clone();
-            tasks.spawn(async move { engine.stream(stream, forever).await });
+            tasks.spawn(async move { engine.stream(stream, duty).await });
         }
         // Only the tasks' copies of the way to the writer are left: when they end, it ends.
         drop(engine);
@@ -179,9 +185,10 @@ fn enabled(settings: &Settings, asked: &[Stream]) -> Vec<Stream> {
 }
 
 impl Engine {
-    async fn stream(&self, stream: Stream, forever: bool) -> Result<(), SyncError> {
-        let run = self.start_run(stream, STANDING).await?;
-        let outcome = self.lines(stream, run, forever).await;
+    async fn stream(&self, stream: Stream, duty: Duty) -> Result<(), SyncError> {
+        let pass = if duty == Duty::Backfill { BACKFILL } else { STANDING };
+        let run = self.start_run(stream, pass).await?;
+        let outcome = self.lines(stream, run, duty).await;
         let told = match &outcome {
             Ok(()) => "done".to_owned(),
             Err(SyncError::Stopped) => "stopped".to_owned(),
@@ -203,15 +210,15 @@ impl Engine {
     }
 
     /// Keeps a task per line; which lines there are follows what tests find out about the API.
-    async fn lines(&self, stream: Stream, run: i64, forever: bool) -> Result<(), SyncError> {
-        let mut lines = Lines::new(self.clone(), run, forever);
+    async fn lines(&self, stream: Stream, run: i64, duty: Duty) -> Result<(), SyncError> {
+        let mut lines = Lines::new(self.clone(), run, duty);
         let mut undecided = 0;
         let mut doubted = false;
         loop {
             let surveyed = match self.survey(stream, doubted).await {
                 Ok(surveyed) => surveyed,
                 // Other requests are answered: the line itself need not wait.
-                Err(SyncError::Api(error)) if forever && !error.is_outage() => {
+                Err(SyncError::Api(error)) if duty == Duty::Keep && !error.is_outage() => {
                     let error = telemetry::chain(&error);
                     warn!(%stream, error, "the API could not be tested; trying again");
                     lines.keep(Line::main(stream));
@@ -228,7 +235,8 @@ impl Engine {
             for line in surveyed.lines {
                 lines.keep(line);
             }
-            if !forever {
+            lines.end_orphans(stream).await?;
+            if duty != Duty::Keep {
                 return lines.finish().await;
             }
             lines.watch(stream, holds_for).await?;
@@ -236,11 +244,11 @@ impl Engine {
         }
     }
 
-    pub(super) async fn line(&self, line: Line, run: i64, forever: bool) -> Result<(), SyncError> {
+    pub(super) async fn line(&self, line: Line, run: i64, duty: Duty) -> Result<(), SyncError> {
         let oldest = self.oldest(&line).await?;
         let errand =
             Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
-        LineTask::begin(self.clone(), errand).await?.work(forever).await
+        LineTask::begin(self.clone(), errand).await?.work(duty).await
     }
 
     /// The time of the line's oldest row, as a hint for the fill; not asked for where nothing is to be filled.
@@ -250,9 +258,10 @@ impl Engine {
             [whole] => whole.start() <= state.wanted_from,
             _ => false,
         });
-        if complete {
-            return Ok(None);
-        }
+        if complete { Ok(None) } else { self.ask_oldest(line).await }
+    }
+
+    pub(super) async fn ask_oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {
         match self.reader.probe().oldest(line).await {
             Ok(oldest) => Ok(oldest),
             Err(error) if error.is_outage() || error.kind() == ErrorKind::Cancelled => Err(error.into()),

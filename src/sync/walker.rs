@@ -20,7 +20,7 @@ use super::detect::Probe;
 use super::line::Line;
 use super::progress::Progress;
 use super::readings::Readings;
-use super::walk::{Next, Obstacle, Walk};
+use super::walk::{Next, Obstacle, Place, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
 /// How often a page that is not an array of rows is asked again before the walk leaves it.
@@ -101,7 +101,7 @@ impl Claim {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is left, how many rows and pages were read so far, and over which length of time.
+    /// What is left, how many rows were passed so far, and over which length of time.
     pub fn left(&self) -> Option<(Interval, u64, TimeDelta)> {
         let state = *self.locked();
         let left = Interval::new(state.gap.start(), state.reached)?;
@@ -196,8 +196,9 @@ impl Reader {
                     walk.shorten(start);
                 }
                 let finding = walk.read(&rows.placed, rows.elements);
+                let passed = |place: &&Place| place.0 < state.reached && place.0 >= walk.reached();
+                state.rows += rows.placed.iter().filter(passed).count() as u64;
                 state.reached = walk.reached();
-                state.rows += rows.elements as u64;
                 state.pages += 1;
                 finding
             };

@@ -2,6 +2,7 @@
 //! what its verbs and pages tell.
 
 mod api_outage;
+mod backfill;
 mod bad_input;
 mod fill;
 mod lead;
