@@ -274,12 +274,13 @@ impl Client {
             if failure.kind == ErrorKind::RateLimited {
                 self.shared.availability.limited(trouble.failures >= retry::MAX_ATTEMPTS);
             }
-            let decision = retry::decide(failure, jitter);
+            let mut decision = retry::decide(failure, jitter);
             if decision == Decision::Renew {
                 trouble.renewed = true;
                 if self.renew_refused(&mut refusal) {
                     continue;
                 }
+                decision = retry::decide(Failure { renewed: true, ..failure }, jitter);
             }
             let error = refusal.error.with_attempts(attempts);
             if retry::suspects(failure) {
