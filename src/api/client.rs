@@ -272,6 +272,7 @@ impl Client {
                 self.shared.limiter.pause_until(Instant::now() + wait);
             }
             if failure.kind == ErrorKind::RateLimited {
+                self.shared.limiter.slow_down();
                 self.shared.availability.limited(trouble.failures >= retry::MAX_ATTEMPTS);
             }
             let mut decision = retry::decide(failure, jitter);
