@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 /// What is mirrored.
@@ -79,6 +80,8 @@ pub struct Message {
     pub user_id: Option<i64>,
     /// Unknown fields, and raw values of known fields that could not be read.
     pub extra: Option<Json>,
+    /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +112,8 @@ pub struct Conversation {
     /// One entry per member id; of an id listed twice, the later one.
     pub members: Vec<Member>,
     pub extra: Option<Json>,
+    /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,6 +150,8 @@ pub struct Contact {
     /// One entry per note id; of an id listed twice, the later one.
     pub notes: Vec<Note>,
     pub extra: Option<Json>,
+    /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -166,8 +173,8 @@ pub struct Reject {
     pub partial: bool,
     /// Which fields could not be read and why; never holds a value of the row.
     pub reason: String,
-    /// The row's bytes as they came.
-    pub payload: Vec<u8>,
+    /// The row's bytes as they came, a slice of its page's body.
+    pub payload: Bytes,
 }
 
 /// What one page brought.

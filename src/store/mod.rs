@@ -12,7 +12,9 @@ mod coverage;
 mod error;
 mod lease;
 mod messages;
+mod page_rejects;
 mod readings;
+mod refusal;
 mod rejects;
 mod runs;
 mod schema;
@@ -29,6 +31,7 @@ pub use self::{
     coverage::PassState,
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
+    page_rejects::UnreadablePage,
     readings::Reading,
     runs::Run,
     schema::SchemaState,
