@@ -16,6 +16,7 @@ mod page_rejects;
 mod readings;
 mod refusal;
 mod rejects;
+mod retries;
 mod runs;
 mod schema;
 mod status;
@@ -33,6 +34,8 @@ pub use self::{
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
     page_rejects::UnreadablePage,
     readings::Reading,
+    rejects::HeldReject,
+    retries::{Requested, RetryOutcome},
     runs::Run,
     schema::SchemaState,
     status::{Status, StreamStatus},

@@ -1,6 +1,6 @@
 //! Rows that PostgreSQL itself refuses: found one by one, so that their neighbours land.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -21,12 +21,15 @@ pub(super) enum Part<'a> {
 #[derive(Default)]
 pub(super) struct Refused {
     pub rejects: Vec<Reject>,
-    ids: HashSet<(Stream, i64)>,
+    /// Where in `rejects` each row is.
+    places: HashMap<(Stream, i64), usize>,
 }
 
 impl Refused {
-    pub fn contains(&self, stream: Stream, id: i64) -> bool {
-        self.ids.contains(&(stream, id))
+    /// Why the row was refused, if it was.
+    pub fn reason(&self, stream: Stream, id: i64) -> Option<&str> {
+        let place = self.places.get(&(stream, id))?;
+        self.rejects.get(*place).map(|reject| reject.reason.as_str())
     }
 
     pub fn count(&self, stream: Stream) -> i64 {
@@ -96,7 +99,7 @@ impl Part<'_> {
             Self::Contacts(rows) => rows.first().map(|row| (Stream::Contacts, row.id, &row.raw)),
         };
         let Some((stream, id, raw)) = row else { return };
-        refused.ids.insert((stream, id));
+        refused.places.insert((stream, id), refused.rejects.len());
         refused.rejects.push(Reject {
             stream,
             source_id: Some(id.to_string()),

@@ -9,7 +9,81 @@ use crate::api::model::{Reject, Stream};
 
 use super::{Batch, Store, StoreError, refusal::Refused};
 
+/// How many rejects are listed at once.
+const LISTED: i64 = 500;
+
+/// A reject without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldReject {
+    pub id: i64,
+    pub stream: String,
+    pub source_id: Option<String>,
+    pub partial: bool,
+    pub reason: String,
+    /// Length of the payload.
+    pub bytes: i32,
+    pub first_seen: DateTime<Utc>,
+    pub last_seen: DateTime<Utc>,
+    pub times: i64,
+    pub resolved_at: Option<DateTime<Utc>>,
+    pub retry_requested_at: Option<DateTime<Utc>>,
+}
+
 impl Store {
+    /// The rejects after number `after`, by ascending number, the next few hundred of them; empty at the end.
+    /// Of one stream, or of all; open ones, or resolved ones too (`all`).
+    pub async fn list_rejects(
+        &self,
+        after: i64,
+        stream: Option<Stream>,
+        all: bool,
+    ) -> Result<Vec<HeldReject>, StoreError> {
+        sqlx::query_as!(
+            HeldReject,
+            r#"SELECT id, stream, source_id, partial, reason, octet_length(payload) AS "bytes!", first_seen,
+                      last_seen, times, resolved_at, retry_requested_at
+               FROM heymarket_sync.rejects
+               WHERE id > $1 AND ($2::text IS NULL OR stream = $2) AND ($3 OR resolved_at IS NULL)
+               ORDER BY id LIMIT $4"#,
+            after,
+            stream.map(Stream::name),
+            all,
+            LISTED,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("listing rejects"))
+    }
+
+    /// The reject with number `id`, and its payload as it came.
+    pub async fn reject(&self, id: i64) -> Result<Option<(HeldReject, Vec<u8>)>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT id, stream, source_id, partial, reason, payload, first_seen, last_seen, times, resolved_at,
+                      retry_requested_at
+               FROM heymarket_sync.rejects WHERE id = $1"#,
+            id,
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("reading a reject"))?;
+        Ok(row.map(|row| {
+            let held = HeldReject {
+                id: row.id,
+                stream: row.stream,
+                source_id: row.source_id,
+                partial: row.partial,
+                reason: row.reason,
+                bytes: i32::try_from(row.payload.len()).unwrap_or(i32::MAX),
+                first_seen: row.first_seen,
+                last_seen: row.last_seen,
+                times: row.times,
+                resolved_at: row.resolved_at,
+                retry_requested_at: row.retry_requested_at,
+            };
+            (held, row.payload)
+        }))
+    }
+
     /// How many rejects of each stream are unresolved; streams without any are left out.
     pub async fn open_rejects(&self) -> Result<BTreeMap<Stream, u64>, StoreError> {
         let rows = sqlx::query!(
@@ -101,7 +175,7 @@ pub(super) async fn resolve(
                 batch.newest_contacts().iter().map(|row| (row.id, row.rev, row.updated)).collect()
             }
         };
-        versions.retain(|(id, ..)| !refused.contains(stream, *id));
+        versions.retain(|(id, ..)| refused.reason(stream, *id).is_none());
         resolve_stream(connection, batch, stream, &versions).await?;
     }
     Ok(())

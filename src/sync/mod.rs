@@ -7,6 +7,7 @@ pub mod line;
 mod line_task;
 pub mod planner;
 pub mod progress;
+pub mod retry;
 pub mod scheduler;
 pub mod walk;
 pub mod walker;

@@ -24,6 +24,7 @@ use super::health::Health;
 use super::line::Line;
 use super::line_task::LineTask;
 use super::progress::Progress;
+use super::retry::Retries;
 use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
@@ -136,6 +137,7 @@ impl Term {
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
         };
+        let retries = Retries::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let mut tasks = JoinSet::new();
         for stream in streams.iter().copied() {
             let engine = engine.clone();
@@ -160,6 +162,7 @@ impl Term {
                 outcome = worse(outcome, error);
             }
         }
+        retries.stop().await;
         match (&mut written).await {
             Ok(Ok(())) => outcome,
             Ok(Err(error)) => Err(SyncError::Store(error)),

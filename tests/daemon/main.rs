@@ -6,6 +6,7 @@ mod fill;
 mod lead;
 mod outage;
 mod pages;
+mod rejects;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
