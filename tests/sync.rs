@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::time::Duration;
+use std::env;
+use std::time::{Duration, Instant};
 
 use heymarket_sync::app::App;
 use heymarket_sync::config::{self, Settings, Sources};
@@ -231,8 +232,13 @@ async fn covered_is_everything_wanted() {
     app.close().await;
 }
 
+/// New messages that the daemon follows beside the other traffic; `LIVE_MESSAGES` in the environment raises it.
+const LIVE_MESSAGES: usize = 200;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_follows_live_traffic() {
+    let messages = env::var("LIVE_MESSAGES")
+        .map_or(LIVE_MESSAGES, |number| number.parse().expect("LIVE_MESSAGES is a number"));
     let rig =
         Rig::new(SandboxOptions { team: team(2_000), live_rate: 200.0, ..SandboxOptions::default() }).await;
     let rig = rig
@@ -243,10 +249,14 @@ async fn the_daemon_follows_live_traffic() {
     let app = rig.app().await;
     let cancel = CancellationToken::new();
     let watch = async {
-        // Until the daemon has seen some traffic.
         let start = rig.sandbox.state().messages().len();
-        poll(|| async { rig.sandbox.state().messages().len() > start + 200 }).await;
+        let begun = Instant::now();
+        poll_for(PATIENCE + Duration::from_millis(20 * messages as u64), || async {
+            rig.sandbox.state().messages().len() > start + messages
+        })
+        .await;
         rig.sandbox.state().set_live_rate(0.0);
+        eprintln!("{} new messages in {:?}", rig.sandbox.state().messages().len() - start, begun.elapsed());
         poll(|| async {
             support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
         })
@@ -259,13 +269,19 @@ async fn the_daemon_follows_live_traffic() {
     app.close().await;
 }
 
-/// Waits until `reached`, for two minutes at most.
+/// How long is waited for what is to come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 async fn poll<F: Future<Output = bool>>(reached: impl Fn() -> F) {
+    poll_for(PATIENCE, reached).await;
+}
+
+async fn poll_for<F: Future<Output = bool>>(patience: Duration, reached: impl Fn() -> F) {
     let mut looks = tokio::time::interval(Duration::from_millis(100));
     let wait = async {
         while !reached().await {
             looks.tick().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), wait).await.expect("not reached in time");
+    tokio::time::timeout(patience, wait).await.expect("not reached in time");
 }

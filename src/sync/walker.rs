@@ -19,7 +19,7 @@ use super::health::Health;
 use super::line::Line;
 use super::progress::Progress;
 use super::walk::{Next, Obstacle, Walk};
-use super::writer::{Page, Writer, WriterGone};
+use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
 /// How often a page that is not an array of rows is asked again before the walk leaves it.
 const UNREADABLE_RETRIES: u32 = 4;
@@ -137,10 +137,14 @@ impl Reader {
         let mut asked = 0;
         let mut unreadable = 0;
         let mut retry = RETRY_FIRST;
+        let share = Arc::new(Semaphore::new(UNWRITTEN_PAGES));
         loop {
-            if self.cancel.is_cancelled() {
-                return Err(WalkError::Stopped);
-            }
+            let unwritten = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(WalkError::Stopped),
+                // The semaphore is never closed.
+                permit = Arc::clone(&share).acquire_owned() => permit.map_err(|_| WriterGone)?,
+            };
             let response = match self.ask(errand, &walk).await {
                 Ok(response) => response,
                 Err(error) => {
@@ -208,7 +212,9 @@ impl Reader {
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
-            self.writer.page(Page { stream: errand.line.stream, run: errand.run, rows, proofs }).await?;
+            self.writer
+                .page(Page { stream: errand.line.stream, run: errand.run, rows, proofs, unwritten })
+                .await?;
             match finding.next {
                 Next::Done => {
                     walked.complete = true;

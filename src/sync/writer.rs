@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -16,6 +16,9 @@ use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally};
 
 use super::progress::Progress;
 
+/// Pages of one walk that may be asked for, or wait for the database, at once: one is asked while the one before
+/// is written. A process that is killed has at most these to ask again.
+pub const UNWRITTEN_PAGES: usize = 2;
 /// Pages that may wait for the database; walkers wait beyond that.
 const QUEUE_PAGES: usize = 32;
 /// Rows after which a transaction takes no further page.
@@ -30,6 +33,8 @@ pub struct Page {
     pub run: i64,
     pub rows: Rows,
     pub proofs: Vec<(LineKey, Interval)>,
+    /// The page's share of [`UNWRITTEN_PAGES`], given back once it is committed.
+    pub unwritten: OwnedSemaphorePermit,
 }
 
 enum Work {
@@ -88,6 +93,7 @@ impl Task {
             let mut batch = Batch::default();
             let mut flushes = Vec::new();
             let mut streams = Vec::new();
+            let mut unwritten = Vec::new();
             let mut rows = 0;
             let mut next = Some(first);
             while let Some(work_item) = next.take() {
@@ -99,6 +105,7 @@ impl Task {
                         self.count(&page);
                         batch.tallies.push(tally(&page));
                         batch.proofs.extend(page.proofs);
+                        unwritten.push(page.unwritten);
                         batch.push(page.rows);
                     }
                 }
@@ -108,6 +115,7 @@ impl Task {
             }
             if !streams.is_empty() {
                 self.commit(batch).await?;
+                drop(unwritten);
                 for stream in streams {
                     self.progress.of(stream).committed(clock::now());
                 }
