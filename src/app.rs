@@ -18,7 +18,6 @@ use crate::http::{self, HttpError, Service};
 use crate::store::{
     self, Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease, RetryOutcome, SchemaState, Store, StoreError,
 };
-use crate::sync::health::Health;
 use crate::sync::progress::Progress;
 use crate::sync::retry;
 use crate::sync::scheduler::{SyncError, Term};
@@ -64,7 +63,6 @@ pub struct App {
     pub settings: Arc<Settings>,
     pub store: Store,
     pub progress: Arc<Progress>,
-    pub health: Arc<Health>,
     embedded: Option<Embedded>,
     holder: String,
 }
@@ -109,7 +107,6 @@ impl App {
             settings: Arc::new(settings),
             store,
             progress: Arc::default(),
-            health: Arc::default(),
             embedded,
             holder: format!("{} (pid {}, {verb})", host(), std::process::id()),
         })
@@ -148,7 +145,7 @@ impl App {
     ) -> Result<(), AppError> {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
-        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), Arc::clone(&self.health));
+        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), client.availability());
         let (address, mut server) =
             http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
         listening(address);
@@ -274,7 +271,6 @@ impl App {
             holder: self.holder.clone(),
             settings: Arc::clone(&self.settings),
             progress: Arc::clone(&self.progress),
-            health: Arc::clone(&self.health),
             cancel,
         };
         (term, keeper)

@@ -1,6 +1,8 @@
-//! The one place that sends: authentication, rate limit, retry, size cap, time limit, request id.
+//! The one place that sends: authentication, rate limit, retry, outages, size cap, time limit, request id.
 
 mod answer;
+mod exchange;
+mod probe;
 mod transport;
 
 use std::{
@@ -13,43 +15,38 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use reqwest::{
-    Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
-};
+use reqwest::Url;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    answer::{BodyFailure, check_shape, read_body, status_kind, transport_kind},
+    exchange::{Call, Latency, cancelled},
+    probe::Trouble,
     transport::http_client,
 };
 use super::{
-    auth::{Auth, Authorization, CredentialsError},
+    auth::{Auth, CredentialsError},
+    availability::Availability,
     endpoints::{Endpoint, PageRequest},
-    error::{ApiError, ErrorKind, printable, server_message},
+    error::{ApiError, ErrorKind},
     limiter::{Limiter, Priority},
     model::Stream,
     retry::{self, Decision, Failure},
 };
-use crate::{clock, config};
+use crate::config;
 
-/// Counter by `endpoint` and `outcome` (`ok`, or an error kind's name).
-pub const REQUESTS_METRIC: &str = "heymarket_sync_api_requests_total";
-/// Histogram by `endpoint`: seconds from sending to the last byte of the answer.
-pub const SECONDS_METRIC: &str = "heymarket_sync_api_request_seconds";
+pub use self::{
+    exchange::{REQUESTS_METRIC, SECONDS_METRIC},
+    probe::PROBES_METRIC,
+};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// How much of an error's body is read for the server's message.
-const MAX_ERROR_BODY: u64 = 64 * 1024;
-/// How much of a credential's beginning makes an echo of it.
-const ECHO_LENGTH: usize = 16;
-
-/// Talks to the source. Cheap to clone; clones share the limit, the token and the connections.
+/// Talks to the source. Cheap to clone; clones share the limit, the token, the connections, and what is known of
+/// outages.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    patient: bool,
 }
 
 struct Shared {
@@ -58,6 +55,10 @@ struct Shared {
     max_body: u64,
     auth: Auth,
     limiter: Limiter,
+    /// Requests under way at once.
+    in_flight: Semaphore,
+    availability: Arc<Availability>,
+    latency: Latency,
     requests: AtomicU64,
 }
 
@@ -69,8 +70,10 @@ pub struct Response {
     /// The server's clock (`Date` header), in whole seconds.
     pub server_time: Option<DateTime<Utc>>,
     pub request_id: Option<String>,
-    /// How many requests this answer took.
+    /// How many requests this answer took, probes of other callers not counted.
     pub attempts: u32,
+    /// From sending the last of them to the last byte: no wait is in it.
+    pub took: Duration,
 }
 
 /// An inbox: `GET /v1/inboxes` \[V\].
@@ -88,7 +91,8 @@ pub struct Team {
 }
 
 impl Client {
-    /// Sends nothing. Fails where no credentials are set or the HTTP client cannot be built.
+    /// Sends nothing. Fails where no credentials are set or the HTTP client cannot be built. A call of this client
+    /// ends with an error when an outage has lasted [`OUTAGE_PATIENCE`](retry::OUTAGE_PATIENCE).
     pub fn new(settings: &config::Api) -> Result<Self, ApiError> {
         let credentials = settings.credentials.clone().ok_or_else(|| {
             ApiError::new(ErrorKind::Credentials, "setup").with_source(CredentialsError::Unset)
@@ -101,9 +105,19 @@ impl Client {
                 max_body: settings.max_body,
                 auth: Auth::new(credentials),
                 limiter: Limiter::new(settings.requests_per_minute),
+                in_flight: Semaphore::new(settings.max_in_flight),
+                availability: Arc::default(),
+                latency: Latency::default(),
                 requests: AtomicU64::new(0),
             }),
+            patient: false,
         })
+    }
+
+    /// The same client for a caller that waits outages out, and until the rate limit lets it through: an error of
+    /// it concerns the one request alone.
+    pub fn patient(&self) -> Self {
+        Self { patient: true, ..self.clone() }
     }
 
     /// One page of a stream; the body is a JSON array.
@@ -113,8 +127,9 @@ impl Client {
         priority: Priority,
         cancel: &CancellationToken,
     ) -> Result<Response, ApiError> {
-        self.send(&Call::new(Endpoint::Page(request.stream)).with_body(&request.body()), priority, cancel)
-            .await
+        let response = self.send(&Call::page(request), priority, cancel).await?;
+        self.shared.latency.took(response.took);
+        Ok(response)
     }
 
     /// One conversation, a JSON object; `None` where there is none of this id (any more) \[S\].
@@ -185,6 +200,16 @@ impl Client {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// Whether the source answers.
+    pub fn availability(&self) -> Arc<Availability> {
+        Arc::clone(&self.shared.availability)
+    }
+
+    /// How long a page takes from sending to its last byte, smoothed over the last few; zero before the first.
+    pub fn latency(&self) -> Duration {
+        self.shared.latency.smoothed()
+    }
+
     /// What the server's clock is ahead of ours by, to about a second; zero before the first answer.
     pub fn skew(&self) -> TimeDelta {
         self.shared.auth.skew()
@@ -209,173 +234,76 @@ impl Client {
         read(&value).ok_or_else(unreadable)
     }
 
-    /// Sends `call` until it is answered, refused for good, out of attempts, or cancelled.
+    /// Sends `call` until it is answered, refused for good, out of attempts, or cancelled. While a gate before the
+    /// endpoint is closed, nothing is sent but probes.
     async fn send(
         &self,
         call: &Call,
         priority: Priority,
         cancel: &CancellationToken,
     ) -> Result<Response, ApiError> {
-        let endpoint = call.endpoint.name();
-        let (mut attempts, mut spent, mut renewed) = (0, Duration::ZERO, false);
-        let cancelled = |attempts| ApiError::new(ErrorKind::Cancelled, endpoint).with_attempts(attempts);
-        let unusable = |error: CredentialsError, attempts| {
-            ApiError::new(ErrorKind::Credentials, endpoint).with_source(error).with_attempts(attempts)
-        };
+        let endpoint = call.endpoint;
+        let mut attempts = 0;
+        let mut trouble = Trouble::default();
         loop {
-            self.shared.limiter.acquire(priority, cancel).await.map_err(|_| cancelled(attempts))?;
-            let authorization =
-                self.shared.auth.authorization(clock::now()).map_err(|error| unusable(error, attempts))?;
-            attempts += 1;
-            self.shared.requests.fetch_add(1, Ordering::Relaxed);
-            let started = Instant::now();
-            let outcome = tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(Refusal::from(cancelled(attempts))),
-                outcome = self.attempt(call, &authorization) => outcome,
-            };
-            let took = started.elapsed();
-            spent += took;
-            record(
-                endpoint,
-                outcome.as_ref().map_or_else(|refusal| refusal.error.kind().name(), |_| "ok"),
-                took,
-            );
-            let refusal = match outcome {
-                Ok(response) => return Ok(Response { attempts, ..response }),
+            self.pass_gates(endpoint, &trouble, cancel)
+                .await
+                .map_err(|error| error.with_attempts(attempts))?;
+            let mut refusal = match self.exchange(call, priority, cancel).await {
+                Ok(response) => return Ok(Response { attempts: attempts + 1, ..response }),
                 Err(refusal) => refusal,
             };
-            let error = refusal.error.with_attempts(attempts);
-            let failure =
-                Failure { kind: error.kind(), retry_after: refusal.retry_after, attempts, spent, renewed };
+            attempts += refusal.error.attempts();
+            if refusal.error.kind() == ErrorKind::Cancelled {
+                return Err(refusal.error.with_attempts(attempts));
+            }
+            trouble.add(&refusal);
+            let failure = Failure {
+                kind: refusal.error.kind(),
+                retry_after: refusal.retry_after,
+                attempts: trouble.failures,
+                spent: trouble.spent,
+                renewed: trouble.renewed,
+                lists_pages: matches!(endpoint, Endpoint::Page(_)),
+                patient: self.patient,
+            };
             let jitter = rand::random();
             if let Some(wait) = retry::pause(failure, jitter) {
                 self.shared.limiter.pause_until(Instant::now() + wait);
             }
-            match retry::decide(failure, jitter) {
-                Decision::GiveUp => return Err(error),
-                Decision::Renew => {
-                    renewed = true;
-                    let fresh = self.shared.auth.renew(authorization.generation);
-                    if !fresh.map_err(|error| unusable(error, attempts))? {
-                        return Err(error);
-                    }
-                }
-                Decision::Retry { after } => {
-                    tracing::debug!(%error, ?after, "trying again");
-                    tokio::select! {
-                        biased;
-                        () = cancel.cancelled() => return Err(cancelled(attempts)),
-                        () = tokio::time::sleep(after) => spent += after,
-                    }
+            if failure.kind == ErrorKind::RateLimited {
+                self.shared.availability.limited(trouble.failures >= retry::MAX_ATTEMPTS);
+            }
+            let decision = retry::decide(failure, jitter);
+            if decision == Decision::Renew {
+                trouble.renewed = true;
+                if self.renew_refused(&mut refusal) {
+                    continue;
                 }
             }
-        }
-    }
-
-    /// Sends once.
-    async fn attempt(&self, call: &Call, authorization: &Authorization) -> Result<Response, Refusal> {
-        let endpoint = call.endpoint;
-        let mut url = endpoint.url(&self.shared.base_url);
-        if !call.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&call.query);
-        }
-        let mut request = self
-            .shared
-            .http
-            .request(endpoint.method(), url)
-            .header(AUTHORIZATION, authorization.header.clone());
-        if let Some(body) = &call.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
-        }
-        let sent = clock::now();
-        let mut response = request.send().await.map_err(|error| {
-            ApiError::new(transport_kind(&error), endpoint.name()).with_source(error.without_url())
-        })?;
-        let received = clock::now();
-
-        let headers = response.headers();
-        let server_time = header(headers, DATE).and_then(retry::http_date);
-        let request_id = header(headers, REQUEST_ID).map(printable);
-        let status = response.status();
-        if let Some(date) = server_time {
-            match status.as_u16() {
-                401 => self.shared.auth.relearn(date, received),
-                _ => self.shared.auth.observe(date, sent, received),
+            let error = refusal.error.with_attempts(attempts);
+            if retry::suspects(failure) {
+                let outage = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return Err(cancelled(endpoint).with_attempts(attempts)),
+                    outage = self.diagnose(endpoint, &error, refusal.retry_after, &trouble) => outage,
+                };
+                if outage {
+                    trouble.is_an_outage(self.patient);
+                    continue;
+                }
             }
-        }
-        let refused =
-            |kind| ApiError::new(kind, endpoint.name()).with_response(status.as_u16(), request_id.clone());
-        if !status.is_success() {
-            let retry_after = header(headers, RETRY_AFTER)
-                .and_then(|value| retry::retry_after(value, server_time.unwrap_or(received)));
-            let error = refused(status_kind(status.as_u16()));
-            let error = if status.is_redirection() {
-                let target =
-                    header(headers, LOCATION).and_then(|target| self.shared.base_url.join(target).ok());
-                error.with_redirect_host(target.and_then(|target| target.host_str().map(printable)))
-            } else {
-                let body = read_body(&mut response, MAX_ERROR_BODY).await.unwrap_or_default();
-                error.with_server_message(server_message(&body).filter(|message| {
-                    // A server that echoes the credential must not bring it into a log.
-                    !echoes(message, authorization)
-                }))
+            let Decision::Retry { after } = decision else {
+                return Err(error.with_outage(retry::is_outage(failure)));
             };
-            return Err(Refusal { error, retry_after });
+            tracing::debug!(%error, ?after, "trying again");
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(cancelled(endpoint).with_attempts(attempts)),
+                () = tokio::time::sleep(after) => trouble.spent += after,
+            }
         }
-        let body = read_body(&mut response, self.shared.max_body).await.map_err(|failure| match failure {
-            BodyFailure::TooLarge => refused(ErrorKind::TooLarge),
-            BodyFailure::Broken(error) => refused(transport_kind(&error)).with_source(error.without_url()),
-        })?;
-        if let Err(kind) = check_shape(&body, endpoint.shape()) {
-            return Err(refused(kind).into());
-        }
-        Ok(Response { body, server_time, request_id, attempts: 1 })
     }
-}
-
-/// One call, as each of its attempts sends it.
-struct Call {
-    endpoint: Endpoint,
-    query: Vec<(&'static str, String)>,
-    body: Option<Bytes>,
-}
-
-impl Call {
-    fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, query: Vec::new(), body: None }
-    }
-
-    fn with_body(self, body: &Value) -> Self {
-        Self { body: Some(body.to_string().into()), ..self }
-    }
-}
-
-/// A failed attempt, and when the server wants the next.
-struct Refusal {
-    error: ApiError,
-    retry_after: Option<Duration>,
-}
-
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
-        Self { error, retry_after: None }
-    }
-}
-
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Whether `message` repeats the bearer token, or a cut off beginning of it.
-fn echoes(message: &str, authorization: &Authorization) -> bool {
-    let bearer = authorization.header.to_str().unwrap_or_default().trim_start_matches("Bearer ");
-    message.contains(&bearer[..bearer.len().min(ECHO_LENGTH)])
-}
-
-fn record(endpoint: &'static str, outcome: &'static str, took: Duration) {
-    metrics::counter!(REQUESTS_METRIC, "endpoint" => endpoint, "outcome" => outcome).increment(1);
-    metrics::histogram!(SECONDS_METRIC, "endpoint" => endpoint).record(took.as_secs_f64());
 }
 
 /// An integer, bare or as a string.

@@ -52,6 +52,20 @@ pub struct PageRequest {
 }
 
 impl PageRequest {
+    /// The smallest request of a stream: its newest row.
+    pub fn smallest(stream: Stream) -> Self {
+        Self {
+            stream,
+            view: View::Default,
+            order: Order::Default,
+            cursor: None,
+            cursor_field: CursorField::Date,
+            limit: 1,
+            page: None,
+            ascending: false,
+        }
+    }
+
     /// The JSON body: `limit`, and of the rest only what is set.
     pub fn body(&self) -> Value {
         let mut body = Map::new();

@@ -1,6 +1,6 @@
 //! What can go wrong when the source is asked.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Longest text of the server's that an error repeats, in characters.
 const MAX_SERVER_TEXT: usize = 200;
@@ -89,7 +89,7 @@ impl ErrorKind {
 
 /// A failed call. Holds neither secrets nor anything of the request's content; `Display` is one level,
 /// the rest is in `source()`.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub struct ApiError {
     kind: ErrorKind,
     endpoint: &'static str,
@@ -98,7 +98,8 @@ pub struct ApiError {
     attempts: u32,
     server_message: Option<String>,
     redirect_host: Option<String>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    outage: bool,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl ApiError {
@@ -111,12 +112,13 @@ impl ApiError {
             attempts: 0,
             server_message: None,
             redirect_host: None,
+            outage: false,
             source: None,
         }
     }
 
     pub(super) fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(source.into().into());
         self
     }
 
@@ -141,8 +143,19 @@ impl ApiError {
         self
     }
 
+    pub(super) fn with_outage(mut self, outage: bool) -> Self {
+        self.outage = outage;
+        self
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Nobody is served, or not with these credentials: another request would fail as well. Otherwise the endpoint
+    /// answers, and the failure is this request's own.
+    pub fn is_outage(&self) -> bool {
+        self.outage
     }
 
     /// Method and path, without ids; `"setup"` before the first request.

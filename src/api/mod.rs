@@ -5,6 +5,7 @@
 //! public client code).
 
 pub mod auth;
+pub mod availability;
 pub mod client;
 pub mod endpoints;
 pub mod error;

@@ -1,4 +1,5 @@
-//! Whether and when a failed attempt is tried again. Pure: no clock, no randomness of its own.
+//! Whether and when a failed attempt is tried again, and when an outage is suspected. Pure: no clock, no randomness
+//! of its own.
 
 use std::time::Duration;
 
@@ -15,6 +16,20 @@ pub const RETRY_BUDGET: Duration = Duration::from_secs(60);
 /// The longest time that a `Retry-After` is believed.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
+/// How long a call waits for the end of an outage if its caller is not patient.
+pub const OUTAGE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A failure that took this long, or after which the server wants this long a pause, is reason enough to suspect an
+/// outage.
+pub const LONG_WAIT: Duration = Duration::from_secs(5);
+
+/// Failures in a row, of one call, from which on an outage is suspected.
+const SUSPICIOUS_FAILURES: u32 = 2;
+
+const FIRST_PROBE: Duration = Duration::from_secs(1);
+/// Probes of an outage are this far apart at most, so its end is noticed by then.
+pub const MAX_PROBE_WAIT: Duration = Duration::from_secs(15);
+
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(16);
 
@@ -30,6 +45,10 @@ pub struct Failure {
     pub spent: Duration,
     /// A fresh token was already made for this call.
     pub renewed: bool,
+    /// The call asks for a page of a stream.
+    pub lists_pages: bool,
+    /// The caller waits outages out.
+    pub patient: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +63,8 @@ pub enum Decision {
 
 /// What to do after `failure`. `jitter` in `[0, 1)` spreads the waits of several callers.
 pub fn decide(failure: Failure, jitter: f64) -> Decision {
-    if failure.attempts >= MAX_ATTEMPTS {
+    let waits_for_quota = failure.patient && failure.kind == ErrorKind::RateLimited;
+    if failure.attempts >= MAX_ATTEMPTS && !waits_for_quota {
         return Decision::GiveUp;
     }
     match failure.kind {
@@ -56,7 +76,8 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
         | ErrorKind::Body
         | ErrorKind::NotJson => {
             let after = failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter));
-            if failure.spent + after <= RETRY_BUDGET { Decision::Retry { after } } else { Decision::GiveUp }
+            let within_budget = failure.spent + after <= RETRY_BUDGET;
+            if within_budget || waits_for_quota { Decision::Retry { after } } else { Decision::GiveUp }
         }
         ErrorKind::BadRequest
         | ErrorKind::Unauthorized
@@ -69,6 +90,55 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
         | ErrorKind::Credentials
         | ErrorKind::Setup => Decision::GiveUp,
     }
+}
+
+/// Whether it is worth finding out if others fail as well.
+pub fn suspects(failure: Failure) -> bool {
+    match failure.kind {
+        ErrorKind::Server
+        | ErrorKind::Timeout
+        | ErrorKind::Connect
+        | ErrorKind::Body
+        | ErrorKind::NotJson => {
+            failure.attempts >= SUSPICIOUS_FAILURES
+                || failure.spent >= LONG_WAIT
+                || failure.patient && failure.retry_after.is_some_and(|wait| wait >= LONG_WAIT)
+        }
+        // These end the call of an impatient caller at once; a patient one waits until somebody mends them.
+        ErrorKind::Unauthorized | ErrorKind::Credentials | ErrorKind::Tls | ErrorKind::Redirect => {
+            failure.patient
+        }
+        ErrorKind::Forbidden | ErrorKind::NotFound => failure.patient && failure.lists_pages,
+        ErrorKind::BadRequest
+        | ErrorKind::RateLimited
+        | ErrorKind::TooLarge
+        | ErrorKind::Cancelled
+        | ErrorKind::Setup => false,
+    }
+}
+
+/// Whether a call that is given up would have failed with any other request. What a patient caller is told is the
+/// request's own failure.
+pub fn is_outage(failure: Failure) -> bool {
+    let own = match failure.kind {
+        ErrorKind::Server => failure.retry_after.is_none(),
+        ErrorKind::Timeout
+        | ErrorKind::Connect
+        | ErrorKind::Body
+        | ErrorKind::NotJson
+        | ErrorKind::BadRequest
+        | ErrorKind::TooLarge => true,
+        ErrorKind::Forbidden | ErrorKind::NotFound => !failure.lists_pages,
+        _ => false,
+    };
+    !failure.patient && !own
+}
+
+/// The wait for the next probe after `failed` ones: doubling from 1 s to 15 s, of which `jitter` takes away up to a
+/// half.
+pub fn probe_wait(failed: u32, jitter: f64) -> Duration {
+    let full = FIRST_PROBE.saturating_mul(1 << failed.min(16)).min(MAX_PROBE_WAIT);
+    full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 /// How long nobody is to send after `failure`: what the server asks for or, where it only says that the
@@ -118,6 +188,8 @@ mod tests {
         attempts: 1,
         spent: Duration::ZERO,
         renewed: false,
+        lists_pages: true,
+        patient: false,
     };
 
     #[test]

@@ -19,6 +19,8 @@ const REJECTED: &str = "heymarket_sync_rows_rejected_total";
 const REJECTS_OPEN: &str = "heymarket_sync_rejects_open";
 const LAG: &str = "heymarket_sync_lag_seconds";
 const API_UP: &str = "heymarket_sync_api_up";
+const ENDPOINT_UP: &str = "heymarket_sync_api_endpoint_up";
+const OUTAGE_SECONDS: &str = "heymarket_sync_api_outage_seconds";
 const LEADER: &str = "heymarket_sync_leader";
 const DATABASE_UP: &str = "heymarket_sync_database_up";
 
@@ -45,8 +47,15 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
             gauge!(LAG, "stream" => stream.name()).set(lag.as_seconds_f64().max(0.0));
         }
     }
-    gauge!(API_UP).set(if service.health.interruption().is_none() { 1.0 } else { 0.0 });
-    gauge!(LEADER).set(if service.leads.load(Relaxed) { 1.0 } else { 0.0 });
+    let api = service.api().unwrap_or_default();
+    gauge!(API_UP).set(up(api.outages.is_empty()));
+    for stream in Stream::ALL {
+        gauge!(ENDPOINT_UP, "stream" => stream.name()).set(up(api.outage_of(stream).is_none()));
+    }
+    let since = api.outages.iter().map(|outage| outage.since).min();
+    let seconds = since.map_or(0.0, |since| (crate::clock::now() - since).as_seconds_f64().max(0.0));
+    gauge!(OUTAGE_SECONDS).set(seconds);
+    gauge!(LEADER).set(up(service.leads.load(Relaxed)));
     match in_time(service.store.open_rejects()).await {
         Ok(open) => {
             gauge!(DATABASE_UP).set(1.0);
@@ -60,4 +69,8 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
     }
     handle.run_upkeep();
     handle.render()
+}
+
+fn up(up: bool) -> f64 {
+    if up { 1.0 } else { 0.0 }
 }

@@ -1,9 +1,11 @@
 //! Health, readiness, metrics and status on `http.listen`. Nothing here shows message text, phone numbers or
 //! secrets.
 
+mod api;
 mod metrics;
 mod status;
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +21,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::availability::{self, Availability};
 use crate::store::{SchemaState, Store, StoreError};
-use crate::sync::health::Health;
 use crate::sync::progress::Progress;
 use crate::telemetry;
 
+pub use api::ApiReport;
 pub use status::Report;
 
 /// How long a page waits for the database: less than those who probe and scrape wait for the page.
@@ -42,13 +45,13 @@ pub enum HttpError {
 pub struct Service {
     store: Store,
     progress: Arc<Progress>,
-    health: Arc<Health>,
+    availability: Arc<Availability>,
     leads: Arc<AtomicBool>,
 }
 
 impl Service {
-    pub fn new(store: Store, progress: Arc<Progress>, health: Arc<Health>) -> Self {
-        Self { store, progress, health, leads: Arc::default() }
+    pub fn new(store: Store, progress: Arc<Progress>, availability: Arc<Availability>) -> Self {
+        Self { store, progress, availability, leads: Arc::default() }
     }
 
     /// Notes whether this process leads.
@@ -62,12 +65,19 @@ impl Service {
             _ => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
         }
         let part = if self.leads.load(Relaxed) { "leading" } else { "standing by" };
-        Ok(match self.health.interruption() {
-            None => format!("ready, {part}\n"),
-            Some(outage) => {
-                format!("ready, {part}; the API cannot be read since {}: {}\n", outage.since, outage.error)
-            }
-        })
+        let mut body = format!("ready, {part}");
+        for outage in self.api().iter().flat_map(|api| &api.outages) {
+            let (of, since, error) = (outage.scope.name(), outage.since, telemetry::chain(&outage.error));
+            // Writing to a string does not fail.
+            let _ = write!(body, "; {of} cannot be read since {since}: {error}");
+        }
+        body.push('\n');
+        Ok(body)
+    }
+
+    /// Whether the API answers; `None` while standing by, when it is not asked.
+    fn api(&self) -> Option<availability::Report> {
+        self.leads.load(Relaxed).then(|| self.availability.report())
     }
 }
 
@@ -114,10 +124,7 @@ async fn readyz(State(service): State<Service>) -> Response {
 async fn status_page(State(service): State<Service>) -> Response {
     match in_time(Report::read(&service.store)).await {
         Ok(mut report) => {
-            report.api = Some(match service.health.interruption() {
-                None => "connected".to_owned(),
-                Some(outage) => format!("interrupted since {}: {}", outage.since, outage.error),
-            });
+            report.api = service.api().map(ApiReport::from);
             Json(report).into_response()
         }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

@@ -7,13 +7,15 @@ use serde::Serialize;
 
 use crate::store::{STANDING, Store, StoreError};
 
+use super::ApiReport;
+
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub now: DateTime<Utc>,
     pub leader: Option<Leader>,
-    /// `connected`, or since when and why not; only a running daemon knows.
+    /// Whether the API answers; only a daemon that leads knows.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub api: Option<String>,
+    pub api: Option<ApiReport>,
     pub database_bytes: i64,
     pub streams: Vec<StreamReport>,
     pub readings: Vec<ReadingReport>,

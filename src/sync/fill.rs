@@ -34,7 +34,7 @@ pub async fn fill(
     let mut claims: Vec<Arc<Claim>> = Vec::new();
     let mut walkers = JoinSet::new();
     loop {
-        let wanted = planner::walkers(reader.health.latency(), spend.requests_per_minute, spend.max_walkers);
+        let wanted = planner::walkers(reader.client.latency(), spend.requests_per_minute, spend.max_walkers);
         while walkers.len() < wanted {
             let Some(gap) = gaps.pop().or_else(|| take_part(&claims, reader.limit, errand)) else { break };
             let claim = Arc::new(Claim::new(gap));

@@ -2,7 +2,6 @@
 
 pub mod detect;
 pub mod fill;
-pub mod health;
 pub mod line;
 mod line_task;
 pub mod planner;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,7 +19,6 @@ use crate::telemetry;
 
 use super::detect::{self, Verdict};
 use super::fill::Spend;
-use super::health::Health;
 use super::line::Line;
 use super::line_task::LineTask;
 use super::progress::Progress;
@@ -86,7 +84,6 @@ pub struct Term {
     pub holder: String,
     pub settings: Arc<Settings>,
     pub progress: Arc<Progress>,
-    pub health: Arc<Health>,
     pub cancel: CancellationToken,
 }
 
@@ -121,11 +118,9 @@ impl Term {
             Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
         let engine = Engine {
             reader: Reader {
-                client: self.client.clone(),
+                client: if forever { self.client.patient() } else { self.client.clone() },
                 writer,
                 progress: Arc::clone(&self.progress),
-                health: Arc::clone(&self.health),
-                in_flight: Arc::new(Semaphore::new(api.max_in_flight)),
                 limit: api.page_size,
                 settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
                     .unwrap_or(TimeDelta::MAX),
@@ -223,7 +218,8 @@ impl Engine {
             let (lines, decided) = match self.detect(stream).await {
                 Ok(found) => found,
                 Err(SyncError::Api(error)) if forever => {
-                    self.reader.health.interrupted(&error);
+                    let error = telemetry::chain(&error);
+                    warn!(%stream, error, "the API could not be tested; trying again");
                     self.sleep(retry).await?;
                     retry = (retry * 2).min(RETRY_MOST);
                     continue;
@@ -303,7 +299,6 @@ impl Engine {
                 }
             }
         }
-        self.reader.health.connected();
         Ok((lines, decided))
     }
 
@@ -326,16 +321,16 @@ impl Engine {
         changes_are_seen: bool,
         forever: bool,
     ) -> Result<(), SyncError> {
-        let mut retry = RETRY_FIRST;
-        let oldest = loop {
-            match detect::oldest(&self.reader, &line).await {
-                Ok(oldest) => break oldest,
-                Err(error) if forever && error.kind() != ErrorKind::Cancelled => {
-                    self.reader.health.interrupted(&error);
-                    self.sleep(retry).await?;
-                    retry = (retry * 2).min(RETRY_MOST);
-                }
-                Err(error) => return Err(error.into()),
+        let oldest = match detect::oldest(&self.reader, &line).await {
+            Ok(oldest) => oldest,
+            Err(error) if error.is_outage() || error.kind() == ErrorKind::Cancelled => {
+                return Err(error.into());
+            }
+            // It only helps to divide the line.
+            Err(error) => {
+                let (stream, line, error) = (line.stream, line.name(), telemetry::chain(&error));
+                warn!(%stream, line, error, "the line's oldest row could not be asked for");
+                None
             }
         };
         let errand =

@@ -1,10 +1,9 @@
 //! Carries a walk out: asks the API, hands each page to the writer, and lets others take part of the way.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -14,8 +13,8 @@ use crate::api::lenient;
 use crate::api::limiter::Priority;
 use crate::clock;
 use crate::interval::{Interval, TICK};
+use crate::telemetry;
 
-use super::health::Health;
 use super::line::Line;
 use super::progress::Progress;
 use super::walk::{Next, Obstacle, Walk};
@@ -32,9 +31,6 @@ pub struct Reader {
     pub client: Client,
     pub writer: Writer,
     pub progress: Arc<Progress>,
-    pub health: Arc<Health>,
-    /// Requests under way at once.
-    pub in_flight: Arc<Semaphore>,
     pub limit: u32,
     pub settle_margin: TimeDelta,
     /// Whether an outage is waited out, or ends the walk.
@@ -150,15 +146,15 @@ impl Reader {
                 Err(error) => {
                     let finding = match error.kind() {
                         ErrorKind::Cancelled => return Err(WalkError::Stopped),
+                        _ if error.is_outage() => return Err(WalkError::Api(error)),
                         ErrorKind::TooLarge if walk.halve() => continue,
                         ErrorKind::TooLarge => None,
                         ErrorKind::BadRequest => Some(walk.refused()),
-                        _ if self.patient => {
-                            self.health.interrupted(&error);
-                            self.pause(&mut retry).await?;
-                            continue;
+                        _ => {
+                            let (line, error) = (errand.line.name(), telemetry::chain(&error));
+                            warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
+                            Some(walk.failed())
                         }
-                        _ => return Err(WalkError::Api(error)),
                     };
                     match finding.map(|finding| finding.next) {
                         Some(Next::Ask(_)) => continue,
@@ -170,8 +166,6 @@ impl Reader {
                     return Ok(walked);
                 }
             };
-            self.health.connected();
-            retry = RETRY_FIRST;
             let rows = match lenient::read_page(errand.line.stream, errand.line.field, &response.body) {
                 Ok(rows) => rows,
                 Err(error) => {
@@ -187,6 +181,7 @@ impl Reader {
                 }
             };
             unreadable = 0;
+            retry = RETRY_FIRST;
             if asked == 0 {
                 walked.ceiling = self.ceiling(response.server_time).min(gap.end());
             }
@@ -228,15 +223,8 @@ impl Reader {
     }
 
     async fn ask(&self, errand: &Errand, walk: &Walk) -> Result<Response, ApiError> {
-        // The semaphore is never closed; a permit is missing only then.
-        let _permit = self.in_flight.acquire().await.ok();
-        let started = Instant::now();
         let request = errand.line.request(walk.ask());
-        let response = self.client.page(&request, errand.priority, &self.cancel).await;
-        if response.as_ref().is_ok_and(|response| response.attempts == 1) {
-            self.health.took(started.elapsed());
-        }
-        response
+        self.client.page(&request, errand.priority, &self.cancel).await
     }
 
     /// What is newer than this may still become visible: the settle margin behind the server's clock.

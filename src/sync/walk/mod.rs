@@ -55,6 +55,8 @@ pub enum Obstacle {
     Refused,
     /// One row is larger than `api.max_body`.
     TooLarge,
+    /// The API failed at the request again and again, and answered others meanwhile.
+    Failing,
 }
 
 impl fmt::Display for Obstacle {
@@ -67,6 +69,7 @@ impl fmt::Display for Obstacle {
             Self::Unplaced => "no row of a page had a readable time",
             Self::Refused => "the API refused the request that would have told",
             Self::TooLarge => "a row is larger than api.max_body",
+            Self::Failing => "the API failed at the request again and again, but not at others",
         })
     }
 }
@@ -216,6 +219,15 @@ impl Walk {
                 None => finding(Next::GiveUp(Obstacle::Refused)),
             },
             _ => finding(Next::GiveUp(Obstacle::Refused)),
+        }
+    }
+
+    /// The API failed at the request again and again, but not at others: another cursor may be answered.
+    pub fn failed(&mut self) -> Finding {
+        let widens = matches!(self.phase, Phase::Down | Phase::Seam(_)) && !self.seam.is_empty();
+        match widens.then(|| self.widen(&[])) {
+            Some(found) if matches!(found.next, Next::Ask(_)) => found,
+            _ => finding(Next::GiveUp(Obstacle::Failing)),
         }
     }
 
