@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use heymarket_sync::api::lenient::{MAX_ENTRIES, read_page};
-use heymarket_sync::api::model::{Rows, Stream, TimeField};
+use heymarket_sync::api::model::{Rows, Stream, TimeField, UnreadableBody};
 use heymarket_sync::interval::Interval;
 use heymarket_sync::store::{
     Batch, Committed, Lease, LineKey, STANDING, Store, Tally, UnreadablePage, connect,
@@ -226,7 +226,7 @@ async fn a_page_set_aside_is_one_reject_until_its_interval_is_held() {
         key: key(pass),
         below: at(below),
         reason: "it ends inside a value (request id r-1)".to_owned(),
-        payload: body.into(),
+        body: UnreadableBody::of(&body),
     };
     let set_aside = async |pages| {
         let batch = Batch { pages, ..Batch::default() };

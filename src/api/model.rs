@@ -177,6 +177,30 @@ pub struct Reject {
     pub payload: Bytes,
 }
 
+/// The body of a page that was no list of rows, cut to a length that can be kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UnreadableBody {
+    /// Its first bytes as they came, [`UnreadableBody::MAX_KEPT`] at most.
+    pub kept: Bytes,
+    /// Bytes of the whole.
+    pub length: usize,
+}
+
+impl UnreadableBody {
+    /// The most bytes that are kept.
+    pub const MAX_KEPT: usize = 64 * 1024;
+
+    pub fn of(body: &[u8]) -> Self {
+        Self { kept: Bytes::copy_from_slice(&body[..body.len().min(Self::MAX_KEPT)]), length: body.len() }
+    }
+}
+
+impl fmt::Debug for UnreadableBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.length)
+    }
+}
+
 /// What one page brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
@@ -191,4 +215,14 @@ pub struct Rows {
     pub placed: Vec<(DateTime<Utc>, i64)>,
     /// How many elements the page's array had, readable or not.
     pub elements: usize,
+}
+
+impl Rows {
+    /// Length of the rows' and rejects' own bytes: about the memory that what was read of them takes.
+    pub fn bytes(&self) -> usize {
+        self.messages.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.conversations.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.contacts.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.rejects.iter().map(|reject| reject.payload.len()).sum::<usize>()
+    }
 }

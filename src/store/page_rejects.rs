@@ -1,15 +1,12 @@
 //! Whole pages that were no list of rows: set aside until what they stood for is held.
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use crate::api::model::UnreadableBody;
 use crate::interval::{Interval, TICK};
 
 use super::{LineKey, StoreError};
-
-/// The most bytes of a page's body that are kept.
-const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// A page that was asked for again and again and never was a list of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +16,7 @@ pub struct UnreadablePage {
     pub below: DateTime<Utc>,
     /// What is wrong with it, and the request's id; never holds a value of the page.
     pub reason: String,
-    /// The body as it came; its first 64 KiB are kept.
-    pub payload: Bytes,
+    pub body: UnreadableBody,
 }
 
 /// Sets `pages` aside: one row per line and pass, with the latest payload and reason. Returns how many rows
@@ -31,10 +27,10 @@ pub(super) async fn upsert(
 ) -> Result<u64, StoreError> {
     let mut written = 0;
     for page in pages {
-        let kept = &page.payload[..page.payload.len().min(MAX_PAYLOAD)];
-        let cut = match page.payload.len() - kept.len() {
-            0 => String::new(),
-            _ => format!("; the first {MAX_PAYLOAD} of {} bytes are kept", page.payload.len()),
+        let UnreadableBody { kept, length } = &page.body;
+        let cut = match kept.len() {
+            all if all == *length => String::new(),
+            first => format!("; the first {first} of {length} bytes are kept"),
         };
         let done = sqlx::query!(
             r#"
@@ -48,7 +44,7 @@ pub(super) async fn upsert(
             page.key.stream.name(),
             format!("page of line {}, pass {}", page.key.line, page.key.pass),
             format!("{}{cut}", page.reason),
-            kept,
+            &kept[..],
             page.key.line,
             page.key.pass,
             page.below,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use crate::api::limiter::Priority;
 use crate::config::{Recheck, StreamSettings};
@@ -208,11 +207,6 @@ impl LineTask {
         self.rechecking.retain(|pass| *pass != ended.pass);
         match ended.outcome {
             Ok(open) => Ok(open.len()),
-            // The gap stays; the next sweep tries it again.
-            Err(SyncError::Page(error)) if self.engine.reader.patient => {
-                warn!(stream = %self.errand.line.stream, error = telemetry::chain(&error), "a fill was given up");
-                Ok(1)
-            }
             Err(error) => Err(error),
         }
     }

@@ -39,8 +39,6 @@ pub enum SyncError {
     Stopped,
     #[error("the API could not be read")]
     Api(#[source] ApiError),
-    #[error("a page could not be read")]
-    Page(#[source] WalkError),
     #[error("the database could not be used")]
     Store(#[source] StoreError),
     #[error("{0} intervals stayed open; see the log and `heymarket-sync status`")]
@@ -53,7 +51,6 @@ impl From<WalkError> for SyncError {
             // The writer's own error is told by its task.
             WalkError::Stopped | WalkError::Writer(_) => Self::Stopped,
             WalkError::Api(error) => error.into(),
-            error @ WalkError::Unreadable { .. } => Self::Page(error),
         }
     }
 }

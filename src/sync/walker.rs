@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -11,8 +12,10 @@ use crate::api::client::{Client, Response};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::lenient;
 use crate::api::limiter::Priority;
+use crate::api::model::UnreadableBody;
 use crate::clock;
 use crate::interval::{Interval, TICK};
+use crate::store::UnreadablePage;
 use crate::telemetry;
 
 use super::line::Line;
@@ -20,8 +23,10 @@ use super::progress::Progress;
 use super::walk::{Next, Obstacle, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
-/// How often a page that is not an array of rows is asked again before the walk leaves it.
+/// How often a page that is not an array of rows is asked again as it is, before it is asked for in smaller parts.
 const UNREADABLE_RETRIES: u32 = 4;
+/// How often one walk goes around what cannot be read.
+const MAX_DETOURS: usize = 100;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
@@ -55,8 +60,6 @@ pub enum WalkError {
     Stopped,
     #[error("the API could not be read")]
     Api(#[source] ApiError),
-    #[error("{endpoint}: {tries} answers in a row were not an array of rows (request id {request_id})")]
-    Unreadable { endpoint: &'static str, tries: u32, request_id: String },
     #[error(transparent)]
     Writer(#[from] WriterGone),
 }
@@ -148,9 +151,21 @@ impl Reader {
                         ErrorKind::Cancelled => return Err(WalkError::Stopped),
                         _ if error.is_outage() => return Err(WalkError::Api(error)),
                         ErrorKind::TooLarge if walk.halve() => continue,
-                        ErrorKind::TooLarge => None,
+                        ErrorKind::TooLarge => {
+                            match self
+                                .go_around(errand, claim, &mut walk, &mut walked, Obstacle::TooLarge)
+                                .await?
+                            {
+                                true => continue,
+                                false => None,
+                            }
+                        }
                         ErrorKind::BadRequest => Some(walk.refused()),
                         _ => {
+                            if let Some(body) = error.body() {
+                                let reason = telemetry::chain(&error);
+                                self.set_aside(errand, &walk, reason, body.clone()).await?;
+                            }
                             let (line, error) = (errand.line.name(), telemetry::chain(&error));
                             warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
                             Some(walk.failed())
@@ -172,12 +187,21 @@ impl Reader {
                     unreadable += 1;
                     let request_id = response.request_id.unwrap_or_default();
                     warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
-                    if unreadable > UNREADABLE_RETRIES {
-                        let endpoint = errand.line.stream.name();
-                        return Err(WalkError::Unreadable { endpoint, tries: unreadable, request_id });
+                    if !error.is_too_many_rows() && unreadable <= UNREADABLE_RETRIES {
+                        self.pause(&mut retry).await?;
+                        continue;
                     }
-                    self.pause(&mut retry).await?;
-                    continue;
+                    if walk.halve() {
+                        continue;
+                    }
+                    let reason = format!("{error} (request id {request_id})");
+                    self.set_aside(errand, &walk, reason, UnreadableBody::of(&response.body)).await?;
+                    drop((response.body, response.room));
+                    unreadable = 0;
+                    if self.go_around(errand, claim, &mut walk, &mut walked, Obstacle::Unreadable).await? {
+                        continue;
+                    }
+                    return Ok(self.leave(errand, walk, walked, Obstacle::Unreadable));
                 }
             };
             unreadable = 0;
@@ -207,9 +231,8 @@ impl Reader {
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
-            self.writer
-                .page(Page { stream: errand.line.stream, run: errand.run, rows, proofs, unwritten })
-                .await?;
+            let (stream, run, room) = (errand.line.stream, errand.run, response.room);
+            self.writer.page(Page { stream, run, rows, proofs, unwritten, room }).await?;
             match finding.next {
                 Next::Done => {
                     walked.complete = true;
@@ -225,6 +248,48 @@ impl Reader {
     async fn ask(&self, errand: &Errand, walk: &Walk) -> Result<Response, ApiError> {
         let request = errand.line.request(walk.ask());
         self.client.page(&request, errand.priority, &self.cancel).await
+    }
+
+    /// Goes on below what cannot be read: `walk` becomes one over the rest. `false`: there is no way around.
+    async fn go_around(
+        &self,
+        errand: &Errand,
+        claim: &Claim,
+        walk: &mut Walk,
+        walked: &mut Walked,
+        obstacle: Obstacle,
+    ) -> Result<bool, WalkError> {
+        if walked.obstacles.len() >= MAX_DETOURS {
+            return Ok(false);
+        }
+        let blocked = match walk.ask().cursor {
+            // The newest row of all may be the one.
+            None => self.server_now().max(walk.reached()),
+            Some(_) => walk.reached(),
+        };
+        let start = claim.locked().gap.start();
+        let Some(open) = self.detour(errand, start, blocked).await? else { return Ok(false) };
+        let Some(rest) = Interval::new(start, open) else { return Ok(false) };
+        if let Some(hole) = Interval::new(Some(open), walk.reached()) {
+            warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+            walked.obstacles.push((hole, obstacle));
+        }
+        *walk = Walk::below(rest, self.limit);
+        walked.reached = walk.reached();
+        let mut state = claim.locked();
+        state.reached = state.reached.min(open);
+        Ok(true)
+    }
+
+    async fn set_aside(
+        &self,
+        errand: &Errand,
+        walk: &Walk,
+        reason: String,
+        body: UnreadableBody,
+    ) -> Result<(), WriterGone> {
+        let key = errand.line.key(&errand.pass);
+        self.writer.unreadable(UnreadablePage { key, below: walk.reached(), reason, body }).await
     }
 
     /// What is newer than this may still become visible: the settle margin behind the server's clock.
