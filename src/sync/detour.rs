@@ -1,7 +1,6 @@
 //! A way around what cannot be read: the highest cursor below it from which the line can be read again.
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
-use tracing::warn;
 
 use crate::api::error::ErrorKind;
 use crate::api::lenient;
@@ -82,10 +81,6 @@ impl Reader {
                 Err(_) => false,
             };
             search.answered(cursor, readable);
-        }
-        if let Some(open) = search.open {
-            let line = errand.line.name();
-            warn!(stream = %errand.line.stream, line, %blocked, %open, "going on below what cannot be read");
         }
         Ok(search.open)
     }

@@ -24,7 +24,7 @@ use super::walk::{Next, Obstacle, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
 /// How often a page that is not an array of rows is asked again as it is, before it is asked for in smaller parts.
-const UNREADABLE_RETRIES: u32 = 4;
+const UNREADABLE_RETRIES: u32 = 2;
 /// How often one walk goes around what cannot be read.
 const MAX_DETOURS: usize = 100;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -197,15 +197,17 @@ impl Reader {
                     let reason = format!("{error} (request id {request_id})");
                     self.set_aside(errand, &walk, reason, UnreadableBody::of(&response.body)).await?;
                     drop((response.body, response.room));
-                    unreadable = 0;
                     if self.go_around(errand, claim, &mut walk, &mut walked, Obstacle::Unreadable).await? {
                         continue;
                     }
                     return Ok(self.leave(errand, walk, walked, Obstacle::Unreadable));
                 }
             };
-            unreadable = 0;
-            retry = RETRY_FIRST;
+            // Once there is a page that waiting does not mend, the way to it is only narrowed down.
+            if unreadable <= UNREADABLE_RETRIES {
+                unreadable = 0;
+                retry = RETRY_FIRST;
+            }
             if asked == 0 {
                 walked.ceiling = self.ceiling(response.server_time).min(gap.end());
             }
@@ -262,17 +264,20 @@ impl Reader {
         if walked.obstacles.len() >= MAX_DETOURS {
             return Ok(false);
         }
-        let blocked = match walk.ask().cursor {
-            // The newest row of all may be the one.
-            None => self.server_now().max(walk.reached()),
-            Some(_) => walk.reached(),
-        };
+        // The newest row of all may be the one.
+        let from_top = walk.ask().cursor.is_none();
+        let blocked = if from_top { self.server_now().max(walk.reached()) } else { walk.reached() };
         let start = claim.locked().gap.start();
         let Some(open) = self.detour(errand, start, blocked).await? else { return Ok(false) };
         let Some(rest) = Interval::new(start, open) else { return Ok(false) };
-        if let Some(hole) = Interval::new(Some(open), walk.reached()) {
-            warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
-            walked.obstacles.push((hole, obstacle));
+        match Interval::new(Some(open), walk.reached()) {
+            Some(hole) => {
+                warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+                walked.obstacles.push((hole, obstacle));
+            }
+            None if from_top => {}
+            // What cannot be read is in the way of a second look at what was read already.
+            None => return Ok(false),
         }
         *walk = Walk::below(rest, self.limit);
         walked.reached = walk.reached();
