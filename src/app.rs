@@ -1,5 +1,7 @@
 //! The composition root: builds everything from the settings, and owns the lead.
 
+mod backfill;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use crate::sync::progress::Progress;
 use crate::sync::retry;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
+
+pub use self::backfill::{BackfillProgress, Window};
 
 /// How long `sync` waits for the lead.
 const LEAD_WAIT: Duration = Duration::from_secs(30);
@@ -54,6 +58,8 @@ pub enum AppError {
         .holder.holder, RETRY_PATIENCE.as_secs()
     )]
     Unheeded { holder: Holder, waiting: usize },
+    #[error("{} leads, and left a part of it open, which it tries again from time to time: {outcome}", .holder.holder)]
+    BackfillOpen { holder: Holder, outcome: String },
     #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
     NotMigrated,
 }

@@ -7,7 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::{
     api::model::{Contact, Conversation, Json, Member, Message, Note, Reject, Rows, Stream},
     interval::Interval,
-    store::{Batch, Committed, Lease, LineKey, STANDING, SchemaState, Store, StoreError, Tally, connect},
+    store::{
+        Batch, Committed, Lease, LineKey, STANDING, SchemaState, Store, StoreError, Tally, UNDECIDED, connect,
+    },
 };
 use proptest::prelude::*;
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +21,8 @@ async fn a_new_database_is_empty_then_current() {
     let database = Database::empty().await;
     let store = &database.store;
     assert_eq!(store.schema_state().await.unwrap(), SchemaState::Empty);
-    assert_eq!(store.migrate().await.unwrap(), 3);
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
+    assert_eq!(store.migrate().await.unwrap(), files);
     assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
     assert_eq!(store.migrate().await.unwrap(), 0);
     let server = store.check_server().await.unwrap();
@@ -48,7 +51,7 @@ async fn a_schema_newer_than_the_program_is_refused_untouched() {
     database.store.pool().execute(record).await.unwrap();
     assert_eq!(database.store.schema_state().await.unwrap(), SchemaState::Newer(9000));
     let error = database.store.migrate().await.unwrap_err();
-    assert!(matches!(error, StoreError::SchemaTooNew { found: 9000, known: 3 }), "{error}");
+    assert!(matches!(error, StoreError::SchemaTooNew { found: 9000, .. }), "{error}");
     assert_eq!(database.store.schema_state().await.unwrap(), SchemaState::Newer(9000));
     database.drop().await;
 }
@@ -585,6 +588,45 @@ async fn a_finding_replaces_the_one_before() {
     let readings = store.readings().await.unwrap();
     assert_eq!(readings.len(), 1);
     assert_eq!((readings[0].answer.as_str(), readings[0].evidence.as_str()), ("inclusive", "2 pages"));
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_test_that_decides_nothing_leaves_what_was_decided() {
+    let database = Database::migrated().await;
+    let store = &database.store;
+    let cases = [
+        (UNDECIDED, None, UNDECIDED),
+        ("date", Some(UNDECIDED), "date"),
+        (UNDECIDED, Some("date"), "date"),
+        ("created_at", Some("date"), "created_at"),
+    ];
+    for (answer, before, after) in cases {
+        let found = store.put_reading(Stream::Messages, "cursor", answer, "a page").await.unwrap();
+        assert_eq!(found.as_deref(), before, "{answer}");
+        assert_eq!(store.readings().await.unwrap()[0].answer, after, "{answer}");
+    }
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn what_was_proved_since_the_last_confirmation_can_be_withdrawn() {
+    let (database, lease) = Database::led().await;
+    let store = &database.store;
+    let key = line("date", STANDING);
+    store.begin_pass(&key, None, None, at(100)).await.unwrap();
+    let prove = async |interval| {
+        let batch = Batch { proofs: vec![(key.clone(), interval)], ..Batch::default() };
+        store.commit(&lease, &batch).await.unwrap();
+    };
+    prove(span(40, 60)).await;
+    store.confirm(&key).await.unwrap();
+    prove(span(20, 50)).await;
+    prove(span(60, 70)).await;
+    let withdrawn = store.withdraw_unconfirmed(&key, "another reading").await.unwrap();
+    assert_eq!(withdrawn, [span(60, 70), span(20, 40)]);
+    assert_eq!(store.pass(&key).await.unwrap().unwrap().covered, [span(40, 60)]);
+    assert_eq!(store.withdraw_unconfirmed(&key, "again").await.unwrap(), []);
     database.drop().await;
 }
 

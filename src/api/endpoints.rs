@@ -15,6 +15,16 @@ pub enum CursorField {
     Date,
 }
 
+impl CursorField {
+    /// The field's name in a request's body.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CreatedAt => "created_at",
+            Self::Date => "date",
+        }
+    }
+}
+
 /// Which column a page is ordered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
@@ -71,11 +81,7 @@ impl PageRequest {
         let mut body = Map::new();
         body.insert("limit".into(), self.limit.into());
         if let Some(cursor) = self.cursor {
-            let field = match self.cursor_field {
-                CursorField::CreatedAt => "created_at",
-                CursorField::Date => "date",
-            };
-            body.insert(field.into(), cursor_text(cursor).into());
+            body.insert(self.cursor_field.name().into(), cursor_text(cursor).into());
         }
         if let Some(page) = self.page {
             body.insert("page".into(), page.into());

@@ -121,7 +121,7 @@ pub fn suspects(failure: Failure) -> bool {
 /// request's own failure.
 pub fn is_outage(failure: Failure) -> bool {
     let own = match failure.kind {
-        ErrorKind::Server => failure.retry_after.is_none(),
+        ErrorKind::Server => failure.retry_after.is_none_or(|wait| wait < LONG_WAIT),
         ErrorKind::Timeout
         | ErrorKind::Connect
         | ErrorKind::Body
@@ -209,6 +209,68 @@ mod tests {
                 assert_eq!(decide(Failure { kind, ..FIRST }, 0.0), decision, "{kind:?}");
             }
         }
+    }
+
+    #[test]
+    fn when_an_outage_is_suspected() {
+        use ErrorKind::*;
+        let second = Failure { attempts: 2, ..FIRST };
+        let slow = Failure { spent: LONG_WAIT, ..FIRST };
+        let patient = Failure { patient: true, ..FIRST };
+        let one = Failure { lists_pages: false, ..patient };
+        let told = Failure { retry_after: Some(LONG_WAIT), ..patient };
+        let busy = vec![Server, Timeout, Connect, Body, NotJson];
+        let never = vec![BadRequest, RateLimited, TooLarge, Cancelled, Setup];
+        let to_mend = vec![Unauthorized, Credentials, Tls, Redirect];
+        let refused = vec![Forbidden, NotFound];
+        // Of these failures, what they are suspected for: busy, never, to_mend, refused.
+        let cases = [
+            ("the first", FIRST, [false, false, false, false]),
+            ("the second in a row", second, [true, false, false, false]),
+            ("one that took long", slow, [true, false, false, false]),
+            ("a patient caller's first", patient, [false, false, true, true]),
+            ("a patient caller's first for no page", one, [false, false, true, false]),
+            ("a patient caller's that is told to wait", told, [true, false, true, true]),
+        ];
+        for (case, failure, suspected) in cases {
+            for (kinds, suspected) in [&busy, &never, &to_mend, &refused].into_iter().zip(suspected) {
+                for kind in kinds {
+                    assert_eq!(suspects(Failure { kind: *kind, ..failure }), suspected, "{case}: {kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_is_an_outage_or_the_requests_own_failure() {
+        use ErrorKind::*;
+        let own = [Server, Timeout, Connect, Body, NotJson, BadRequest, TooLarge];
+        let of_all = [Unauthorized, Credentials, Tls, Redirect, RateLimited, Setup, Forbidden, NotFound];
+        for (kinds, expected) in [(&own[..], false), (&of_all[..], true)] {
+            for kind in kinds {
+                assert_eq!(is_outage(Failure { kind: *kind, ..FIRST }), expected, "{kind:?}");
+                assert!(!is_outage(Failure { kind: *kind, patient: true, ..FIRST }), "{kind:?}");
+            }
+        }
+        assert!(is_outage(Failure { retry_after: Some(LONG_WAIT), ..FIRST }));
+        assert!(!is_outage(Failure { kind: NotFound, lists_pages: false, ..FIRST }));
+    }
+
+    #[test]
+    fn probes_are_further_and_further_apart_to_a_bound() {
+        let cases = [(0, 0.0, 1_000), (0, 1.0, 500), (1, 0.0, 2_000), (3, 0.5, 6_000), (4, 0.0, 15_000)];
+        for (failed, jitter, milliseconds) in cases {
+            assert_eq!(probe_wait(failed, jitter), Duration::from_millis(milliseconds), "{failed} {jitter}");
+        }
+        assert_eq!(probe_wait(u32::MAX, 0.0), MAX_PROBE_WAIT);
+    }
+
+    #[test]
+    fn a_patient_caller_waits_for_quota_however_often_it_is_refused() {
+        let refused = Failure { kind: ErrorKind::RateLimited, attempts: 100, spent: RETRY_BUDGET, ..FIRST };
+        assert_eq!(decide(refused, 0.0), Decision::GiveUp);
+        let waits = Decision::Retry { after: MAX_BACKOFF };
+        assert_eq!(decide(Failure { patient: true, ..refused }, 0.0), waits);
     }
 
     #[test]

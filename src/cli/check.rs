@@ -5,9 +5,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::client::Client;
 use crate::api::limiter::Priority;
+use crate::api::model::Stream;
 use crate::app::App;
 use crate::config::Settings;
 use crate::store::SchemaState;
+use crate::sync::detect::{Answer, Finding, Probe};
 use crate::telemetry;
 
 use super::CliError;
@@ -50,7 +52,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Cl
     if let Err(error) = &credentials {
         verdicts.bad("credentials", &error.to_string());
     } else {
-        credentials_and_clock(&api, &mut verdicts, &cancel).await;
+        api_answers(&api, &mut verdicts, &cancel).await;
     }
     match verdicts.failed {
         0 => Ok(()),
@@ -89,11 +91,8 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
     }
 }
 
-async fn credentials_and_clock(
-    api: &crate::config::Api,
-    verdicts: &mut Verdicts,
-    cancel: &CancellationToken,
-) {
+/// Asks the API with the credentials; then its clock, and how it reads what its documentation leaves open.
+async fn api_answers(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: &CancellationToken) {
     let client = match Client::new(api) {
         Ok(client) => client,
         Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),
@@ -108,5 +107,26 @@ async fn credentials_and_clock(
         verdicts.good("clock", &format!("{seconds} s from the API's, which is corrected for; set it right"));
     } else {
         verdicts.good("clock", "agrees with the API's");
+    }
+    let probe = Probe { client: &client, limit: api.page_size, cancel };
+    for stream in Stream::ALL {
+        match probe.survey(stream).await {
+            Ok(survey) => survey.findings.iter().for_each(|finding| reading(stream, finding, verdicts)),
+            Err(error) => verdicts.bad(stream.name(), &telemetry::chain(&error)),
+        }
+    }
+}
+
+fn reading(stream: Stream, finding: &Finding, verdicts: &mut Verdicts) {
+    let what = format!("{stream}, {}", finding.question);
+    let detail = format!("{} ({})", finding.answer, finding.evidence);
+    match finding.answer {
+        Answer::NoField => verdicts.bad(
+            &what,
+            &format!(
+                "{detail}; only the newest page can be mirrored: ask the API's support which field it reads"
+            ),
+        ),
+        _ => verdicts.good(&what, &detail),
     }
 }

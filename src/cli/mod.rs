@@ -1,5 +1,6 @@
 //! Arguments, exit codes, one file per verb.
 
+mod backfill;
 mod check;
 pub mod config;
 mod demo;
@@ -63,6 +64,7 @@ enum Verb {
     )]
     Run,
     Sync(sync::SyncArgs),
+    Backfill(backfill::BackfillArgs),
     Status(status::StatusArgs),
     /// Configuration, database, credentials and clock, each with a verdict and what to do
     #[command(after_help = "Example:\n\n  heymarket-sync check")]
@@ -143,13 +145,15 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         return Ok(sandbox::run(args, cancel).await?);
     }
     let loaded = load(&cli)?;
-    let quiet = io::stderr().is_terminal() && matches!(cli.verb, Verb::Sync(_) | Verb::Demo(_));
+    let quiet =
+        io::stderr().is_terminal() && matches!(cli.verb, Verb::Sync(_) | Verb::Backfill(_) | Verb::Demo(_));
     let bars = progress::Bars::new();
     telemetry::init(loaded.settings.log.format, if quiet { "warn" } else { "info" }, bars.log());
     match &cli.verb {
         Verb::Config => Ok(config::print(&loaded, &mut io::stdout().lock())?),
         Verb::Run => run::run(loaded.settings, cancel).await,
         Verb::Sync(args) => sync::run(args, loaded.settings, &bars, cancel).await,
+        Verb::Backfill(args) => backfill::run(args, loaded.settings, &bars, cancel).await,
         Verb::Status(args) => status::run(args, loaded.settings, cancel).await,
         Verb::Check => check::run(loaded.settings, cancel).await,
         Verb::Migrate => migrate(loaded.settings, cancel).await,

@@ -1,5 +1,6 @@
 //! Progress: a bar per stream on a terminal, plain lines elsewhere.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::api::model::Stream;
+use crate::app::BackfillProgress;
 use crate::sync::progress::{Progress, StreamProgress};
 
 const REDRAW: Duration = Duration::from_millis(200);
@@ -53,6 +55,15 @@ impl Bars {
         outcome
     }
 
+    /// One bar for a backfill, or plain lines.
+    pub fn share(&self, name: &str) -> ShareBar {
+        let bar = self.bar();
+        if let Some(bar) = &bar {
+            bar.set_prefix(name.to_owned());
+        }
+        ShareBar { bar, name: name.to_owned(), told: Cell::new(None) }
+    }
+
     fn bar(&self) -> Option<ProgressBar> {
         let bars = self.bars.as_ref()?;
         let bar = bars.add(ProgressBar::new(STEPS));
@@ -83,6 +94,46 @@ impl Bars {
                 }
                 None => eprintln!("{stream}: {text}"),
             }
+        }
+    }
+}
+
+/// How far a backfill is.
+pub struct ShareBar {
+    bar: Option<ProgressBar>,
+    name: String,
+    /// When a line was written last.
+    told: Cell<Option<Instant>>,
+}
+
+impl ShareBar {
+    pub fn tell(&self, progress: &BackfillProgress) {
+        let mut text = match &progress.leader {
+            Some(leader) => format!("by {}", leader.holder),
+            None => "by this process".to_owned(),
+        };
+        if let Some(reached) = progress.reached {
+            text += &format!(", back to {}", reached.format("%F %H:%M"));
+        }
+        if let Some(share) = progress.share {
+            text += &format!(", {:.0} %", share * 100.0);
+        }
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position((progress.share.unwrap_or(0.0) * STEPS as f64) as u64);
+                bar.set_message(text);
+            }
+            None if self.told.get().is_none_or(|told| told.elapsed() >= LINE_EVERY) => {
+                self.told.set(Some(Instant::now()));
+                eprintln!("{}: {text}", self.name);
+            }
+            None => {}
+        }
+    }
+
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
         }
     }
 }

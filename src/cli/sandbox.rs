@@ -5,7 +5,8 @@ use std::{io::Write, net::SocketAddr, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::{
-    DefaultView, Paging, RateLimit, Sandbox, SandboxCredentials, SandboxError, SandboxOptions, TeamOptions,
+    CursorFields, DefaultView, Paging, Precision, RateLimit, Sandbox, SandboxCredentials, SandboxError,
+    SandboxOptions, Slips, TeamOptions, UpdatedOrder,
 };
 
 /// Serve a made-up Heymarket team on this machine.
@@ -62,6 +63,42 @@ pub struct SandboxArgs {
     /// The API secret's key that is accepted; whoever lists processes sees it, so don't take a real one
     #[arg(long, value_name = "KEY", default_value = SandboxCredentials::DEMO_SECRET_KEY)]
     pub secret_key: String,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// What the vendor's documents leave open.
+#[derive(Clone, clap::Args)]
+#[command(next_help_heading = "What the vendor's documents leave open")]
+pub struct ReadingArgs {
+    /// Pages hold rows at the cursor, too
+    #[arg(long)]
+    pub cursor_inclusive: bool,
+    /// What of the cursor is compared
+    #[arg(long, value_enum, default_value_t = Precision::Exact)]
+    pub cursor_precision: Precision,
+    /// Which fields messages heed as the cursor
+    #[arg(long, value_enum, default_value_t = CursorFields::Both)]
+    pub message_cursor: CursorFields,
+    /// What `order: updated_at` does to messages
+    #[arg(long, value_enum, default_value_t = UpdatedOrder::Honoured)]
+    pub updated_order: UpdatedOrder,
+    /// Every page has 30 rows, whatever the client asks for
+    #[arg(long)]
+    pub ignore_limit: bool,
+    /// `page` counts for nothing
+    #[arg(long)]
+    pub ignore_page: bool,
+    /// The number of the first page
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub first_page: u8,
+    /// With which probability a page is wrong though it looks right: rows repeated, outdated or in disorder,
+    /// rows above the cursor, nothing at all
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
+    pub slips: f64,
+    /// Rows are listed up to so long after their time
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub late: Duration,
 }
 
 impl From<&SandboxArgs> for SandboxOptions {
@@ -79,6 +116,13 @@ impl From<&SandboxArgs> for SandboxOptions {
             paging: Paging {
                 cap: args.page_cap,
                 conversations: args.conversations_default,
+                heeds_limit: !args.reading.ignore_limit,
+                first_page: args.reading.first_page.into(),
+                heeds_page: !args.reading.ignore_page,
+                inclusive: args.reading.cursor_inclusive,
+                precision: args.reading.cursor_precision,
+                message_cursor: args.reading.message_cursor,
+                updated_order: args.reading.updated_order,
                 ..Paging::default()
             },
             credentials: SandboxCredentials {
@@ -92,6 +136,7 @@ impl From<&SandboxArgs> for SandboxOptions {
             live_rate: args.rate,
             latency: args.latency,
             fault_probability: args.faults,
+            slips: Slips { probability: args.reading.slips, most: u32::MAX, late: args.reading.late },
             gzip: args.gzip,
         }
     }
@@ -175,14 +220,30 @@ mod tests {
         assert_eq!(defaults.rate_limit, RateLimit::default());
         let set = options(
             "--messages 7 --span 2h --rate 1.5 --latency 20ms --requests-per-minute 0 --faults 0.25 --gzip \
-             --page-cap 50 --conversations-default open --secret-id a --secret-key b --listen 127.0.0.1:0",
+             --page-cap 50 --conversations-default open --secret-id a --secret-key b --listen 127.0.0.1:0 \
+             --cursor-inclusive --cursor-precision seconds --message-cursor date --updated-order ignored \
+             --ignore-limit --ignore-page --first-page 0 --slips 0.5 --late 3s",
         )
         .unwrap();
         assert_eq!((set.team.messages, set.team.span), (7, Duration::from_secs(7_200)));
         assert_eq!((set.live_rate, set.fault_probability, set.gzip), (1.5, 0.25, true));
         assert_eq!(set.latency, Duration::from_millis(20));
         assert_eq!(set.rate_limit.per_minute, None);
-        assert_eq!((set.paging.cap, set.paging.conversations), (50, DefaultView::Open));
+        let reading = Paging {
+            cap: 50,
+            heeds_limit: false,
+            first_page: 0,
+            heeds_page: false,
+            inclusive: true,
+            precision: Precision::Seconds,
+            message_cursor: CursorFields::Date,
+            updated_order: UpdatedOrder::Ignored,
+            conversations: DefaultView::Open,
+            ..Paging::default()
+        };
+        assert_eq!(set.paging, reading);
+        assert_eq!(defaults.paging, Paging::default());
+        assert_eq!((set.slips.probability, set.slips.late), (0.5, Duration::from_secs(3)));
         assert_eq!((&*set.credentials.secrets[0].id, &*set.credentials.secrets[0].key), ("a", "b"));
     }
 

@@ -1,6 +1,6 @@
 //! Answers that go wrong on request.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,11 +26,21 @@ pub enum Fault {
     NoBody,
     /// Status 200 and `[]`, whatever there is.
     EmptyArray,
+    /// Status 200 and `{}`, where an array belongs.
+    Object,
+    /// Status 200 and `null`.
+    Null,
+    /// Status 200 and a body that begins like an array and never ends.
+    Endless,
+    /// The real answer, with white space in it up to so many bytes.
+    Oversized(usize),
+    /// 302 to the same path on another host.
+    Redirect(SocketAddr),
 }
 
 impl Fault {
     /// What by-chance faults are drawn from. Not among them: `EmptyArray`, which a client cannot tell from the
-    /// truth by one answer.
+    /// truth by one answer, and what a client is not to try again.
     pub const BY_CHANCE: [Self; 8] = [
         Self::TooManyRequests { retry_after: Some(1) },
         Self::TooManyRequests { retry_after: None },
@@ -73,6 +83,12 @@ impl FaultPlan {
 
     pub(super) fn set_probability(&mut self, probability: f64) {
         self.probability = probability.clamp(0.0, 1.0);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        self.lasting = None;
+        self.probability = 0.0;
     }
 
     pub(super) fn queued(&self) -> usize {

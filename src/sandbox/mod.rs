@@ -14,8 +14,11 @@ mod json;
 mod observe;
 mod paging;
 mod quota;
+mod reading;
 mod rows;
+mod script;
 mod server;
+mod slips;
 mod state;
 mod table;
 mod team;
@@ -39,9 +42,11 @@ pub use self::{
     fault::Fault,
     generate::TeamOptions,
     observe::Counters,
-    paging::{DefaultView, PageRead, Paging},
+    paging::PageRead,
     quota::RateLimit,
+    reading::{CursorFields, DefaultView, Paging, Precision, UpdatedOrder},
     rows::{CLOSED, Contact, Conversation, Member, Message, Note, OPEN, Row},
+    slips::{Slip, Slips},
     state::SandboxState,
     team::TEAM_ID,
     traffic::Event,
@@ -67,6 +72,7 @@ pub struct SandboxOptions {
     pub latency: Duration,
     /// With which each request meets one of [`Fault::BY_CHANCE`].
     pub fault_probability: f64,
+    pub slips: Slips,
     /// Compresses answers for clients that accept it.
     pub gzip: bool,
 }
@@ -83,6 +89,7 @@ impl Default for SandboxOptions {
             live_rate: 0.0,
             latency: Duration::ZERO,
             fault_probability: 0.0,
+            slips: Slips::default(),
             gzip: false,
         }
     }

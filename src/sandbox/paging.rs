@@ -5,42 +5,19 @@ use serde::Deserialize;
 
 use super::{
     endpoint::Endpoint,
-    rows::Conversation,
-    table::{Line, walk},
+    json,
+    reading::{DefaultView, Paging, UpdatedOrder},
+    rows::{Conversation, Message, Row},
+    slips::{Disturbance, Slip},
+    table::{Line, Table, walk},
     team::Team,
 };
-
-/// How the sandbox reads what the documents leave open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paging {
-    /// Rows where no `limit` is sent \[V\].
-    pub default_limit: usize,
-    /// Rows at most, whatever `limit` says.
-    pub cap: usize,
-    /// The number of the first page.
-    pub first_page: usize,
-    pub conversations: DefaultView,
-}
-
-impl Default for Paging {
-    fn default() -> Self {
-        Self { default_limit: 30, cap: 1_000, first_page: 1, conversations: DefaultView::Both }
-    }
-}
-
-/// Which conversations are listed where the closed state is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum DefaultView {
-    /// Open ones only.
-    Open,
-    /// Open and closed ones.
-    Both,
-}
 
 /// A page request that was understood, for tests to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRead {
     pub endpoint: Endpoint,
+    /// That of the field that is heeded, as asked.
     pub cursor: Option<DateTime<Utc>>,
     /// As asked; the cap is not applied.
     pub limit: Option<usize>,
@@ -77,8 +54,8 @@ struct Filters {
 }
 
 impl PageRead {
-    /// Reads a request body; the error says what is wrong with it.
-    pub(super) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, String> {
+    /// Reads a request body as `paging` wants it read; the error says what is wrong with it.
+    pub(super) fn parse(endpoint: Endpoint, body: &[u8], paging: &Paging) -> Result<Self, String> {
         let body: Body = match body.trim_ascii() {
             b"" => Body::default(),
             // Else an array would be read field by field.
@@ -89,17 +66,16 @@ impl PageRead {
         let messages = endpoint == Endpoint::Messages;
         let by_updated = match body.order.as_deref() {
             None | Some("" | "created_at") => !messages,
-            Some("updated_at") => true,
+            Some("updated_at") => !messages || paging.updated_order != UpdatedOrder::Ignored,
             Some(_) => return Err("order is neither created_at nor updated_at".to_owned()),
         };
-        let cursor = match body.created_at.filter(|text| messages && !text.is_empty()) {
-            Some(text) => read_time("created_at", Some(text))?,
-            None => read_time("date", body.date)?,
-        };
+        let created_at = read_time("created_at", body.created_at)?;
+        let date = read_time("date", body.date)?;
+        let fields = if messages { paging.message_cursor } else { paging.row_cursor };
         let filters = body.filters.unwrap_or_default();
         Ok(Self {
             endpoint,
-            cursor,
+            cursor: fields.pick(created_at, date),
             limit: read_count("limit", body.limit)?,
             by_updated,
             ascending: body.ascending.unwrap_or(false),
@@ -116,23 +92,54 @@ impl PageRead {
     }
 
     /// Writes the page's array, and notes how many rows it has.
-    pub(super) fn write(&mut self, team: &Team, paging: &Paging, out: &mut Vec<u8>) {
+    pub(super) fn write(
+        &mut self,
+        team: &Team,
+        paging: &Paging,
+        disturbance: &mut Disturbance,
+        out: &mut Vec<u8>,
+    ) {
         self.rows = match self.endpoint {
             Endpoint::Conversations => {
                 let rows = team.conversations();
-                let found = self.slots(rows.by_updated(), paging, |slot| self.shows(rows.at(slot), paging));
-                write_rows(out, &found, |out, slot| team.write_conversation(out, rows.at(slot)))
+                let list = List { rows, line: rows.by_updated(), time: Conversation::updated };
+                let shown = |row: &Conversation| self.shows(row, paging);
+                let found = self.page(&list, paging, disturbance, shown);
+                json::array(out, &found, |out, row| team.write_conversation(out, row));
+                found.len()
             }
             Endpoint::Contacts => {
                 let rows = team.contacts();
-                let found = self.slots(rows.by_updated(), paging, |_| true);
-                write_rows(out, &found, |out, slot| team.write_contact(out, rows.at(slot)))
+                let list = List { rows, line: rows.by_updated(), time: Row::updated };
+                let found = self.page(&list, paging, disturbance, |_| true);
+                json::array(out, &found, |out, row| team.write_contact(out, row));
+                found.len()
             }
             _ => {
                 let rows = team.messages();
-                let line = if self.by_updated { rows.by_updated() } else { team.messages_by_date() };
-                let found = self.slots(line, paging, |_| true);
-                write_rows(out, &found, |out, slot| team.write_message(out, rows.at(slot)))
+                let list = if self.by_updated {
+                    List { rows, line: rows.by_updated(), time: Message::updated }
+                } else {
+                    List { rows, line: team.messages_by_date(), time: |row| row.date }
+                };
+                let cursor = self.cursor.map(|cursor| paging.precision.cut(cursor));
+                let found = if self.by_updated && paging.updated_order == UpdatedOrder::CursorByDate {
+                    let whole = Self { cursor: None, ..self.clone() };
+                    let below = |row: &Message| {
+                        cursor.is_none_or(|cursor| {
+                            if self.ascending {
+                                row.date >= cursor
+                            } else {
+                                row.date < cursor || paging.inclusive && row.date == cursor
+                            }
+                        })
+                    };
+                    whole.page(&list, paging, disturbance, below)
+                } else {
+                    self.page(&list, paging, disturbance, |_| true)
+                };
+                json::array(out, &found, |out, row| team.write_message(out, row));
+                found.len()
             }
         };
     }
@@ -149,14 +156,57 @@ impl PageRead {
         }
     }
 
-    fn slots(&self, line: &Line, paging: &Paging, shown: impl Fn(u32) -> bool) -> Vec<u32> {
-        let limit = self.limit.unwrap_or(paging.default_limit).min(paging.cap);
-        let before = self.page.map_or(0, |page| page.saturating_sub(paging.first_page));
-        walk(line, self.cursor, self.ascending)
-            .filter(|&slot| shown(slot))
+    fn page<'a, R: Row>(
+        &self,
+        list: &List<'a, R>,
+        paging: &Paging,
+        disturbance: &mut Disturbance,
+        shown: impl Fn(&R) -> bool,
+    ) -> Vec<&'a R> {
+        let limit = paging.page_rows(self.limit);
+        let page = self.page.filter(|_| paging.heeds_page);
+        let before = page.map_or(0, |page| page.saturating_sub(paging.first_page));
+        let cursor = self.cursor.map(|cursor| paging.precision.cut(cursor));
+        let mut found: Vec<&R> = walk(list.line, cursor, self.ascending, paging.inclusive)
+            .map(|slot| list.rows.at(slot))
+            .filter(|row| shown(row) && !disturbance.hides((list.time)(row), row.id()))
             .skip(before.saturating_mul(limit))
             .take(limit)
-            .collect()
+            .collect();
+        match disturbance.slip {
+            None => {}
+            Some(Slip::Empty) => found.clear(),
+            Some(Slip::Repeated) => disturbance.repeat(&mut found),
+            Some(Slip::Disordered) => disturbance.disorder(&mut found),
+            Some(Slip::Overlapping) => {
+                let touched = disturbance.touched();
+                let above = walk(list.line, self.cursor, !self.ascending, false)
+                    .map(|slot| list.rows.at(slot))
+                    .filter(|row| shown(row) && !disturbance.hides((list.time)(row), row.id()));
+                if self.cursor.is_some() {
+                    let above: Vec<&R> = above.take(touched).collect();
+                    found.splice(0..0, above.into_iter().rev());
+                }
+            }
+            Some(Slip::Outdated) => {
+                let within = |row: &&R| {
+                    let ends = found.first().zip(found.last()).map(|(a, b)| ((list.time)(a), (list.time)(b)));
+                    ends.is_some_and(|(first, last)| {
+                        (first.min(last)..=first.max(last)).contains(&(list.time)(row))
+                    })
+                };
+                let outdated = list.rows.outdated().filter(|row| shown(row)).filter(within).collect();
+                for old in disturbance.some(outdated) {
+                    let time = (list.time)(old);
+                    let beyond = |row: &&R| {
+                        if self.ascending { (list.time)(row) <= time } else { (list.time)(row) >= time }
+                    };
+                    found.insert(found.partition_point(beyond), old);
+                }
+            }
+        }
+        found.truncate(limit);
+        found
     }
 
     /// `archived` is read as another name for closed: the documents don't tell the two apart.
@@ -173,9 +223,11 @@ impl PageRead {
     }
 }
 
-fn write_rows(out: &mut Vec<u8>, found: &[u32], write: impl Fn(&mut Vec<u8>, u32)) -> usize {
-    super::json::array(out, found, |out, &slot| write(out, slot));
-    found.len()
+/// Rows in the order of one time line.
+struct List<'a, R> {
+    rows: &'a Table<R>,
+    line: &'a Line,
+    time: fn(&R) -> DateTime<Utc>,
 }
 
 fn read_time(field: &str, text: Option<String>) -> Result<Option<DateTime<Utc>>, String> {

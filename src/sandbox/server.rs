@@ -10,6 +10,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
+use bytes::Bytes;
 use chrono::DateTime;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
@@ -25,6 +26,8 @@ use super::{
     state::SandboxState,
 };
 
+/// Bytes of each piece of a body that never ends.
+const ENDLESS_CHUNK: usize = 16 * 1024;
 /// Bytes of a request body.
 const REQUEST_MAX: usize = 64 * 1024;
 /// Rows of one conversation's history \[V\].
@@ -72,9 +75,10 @@ async fn serve(
     request: Request,
 ) -> Response {
     state.observed().enter(endpoint);
+    state.arrive();
     let _visit = Visit(state);
     let answered = tokio::select! {
-        answered = answer(state, endpoint, connection, request) => answered,
+        answered = answer(state, stopped, endpoint, connection, request) => answered,
         () = stopped.cancelled() => {
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the sandbox is stopping"))
         }
@@ -93,6 +97,7 @@ impl Drop for Visit<'_> {
 
 async fn answer(
     state: &SandboxState,
+    stopped: &CancellationToken,
     endpoint: Endpoint,
     connection: &Connection,
     request: Request,
@@ -105,7 +110,7 @@ async fn answer(
     let fault = state.next_fault(endpoint);
     if let Some(fault) = fault {
         state.observed().counters.faults += 1;
-        if let Some(response) = instead(fault, connection).await? {
+        if let Some(response) = instead(fault, stopped, connection, request.uri()).await? {
             return Ok(response);
         }
     }
@@ -118,6 +123,7 @@ async fn answer(
     })?;
     Ok(match fault {
         Some(Fault::Truncated) => truncated(content),
+        Some(Fault::Oversized(bytes)) => answer_json(StatusCode::OK, padded(content, bytes)),
         _ => answer_json(StatusCode::OK, content),
     })
 }
@@ -139,7 +145,12 @@ fn admit(state: &SandboxState, headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The answer of a fault that needs no rows; `None` where the real answer is to be spoilt.
-async fn instead(fault: Fault, connection: &Connection) -> Result<Option<Response>, Refusal> {
+async fn instead(
+    fault: Fault,
+    stopped: &CancellationToken,
+    connection: &Connection,
+    uri: &Uri,
+) -> Result<Option<Response>, Refusal> {
     match fault {
         Fault::TooManyRequests { retry_after } => {
             let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests, by request");
@@ -161,7 +172,20 @@ async fn instead(fault: Fault, connection: &Connection) -> Result<Option<Respons
         }
         Fault::NoBody => Ok(Some(Response::new(Body::empty()))),
         Fault::EmptyArray => Ok(Some(answer_json(StatusCode::OK, b"[]".to_vec()))),
-        Fault::Truncated => Ok(None),
+        Fault::Object => Ok(Some(answer_json(StatusCode::OK, b"{}".to_vec()))),
+        Fault::Null => Ok(Some(answer_json(StatusCode::OK, b"null".to_vec()))),
+        Fault::Endless => Ok(Some(endless(stopped.clone()))),
+        Fault::Redirect(host) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::FOUND;
+            let path = uri.path();
+            let target = HeaderValue::try_from(format!("http://{host}{path}"));
+            response
+                .headers_mut()
+                .insert(header::LOCATION, target.expect("invariant: an address and a path are plain ASCII"));
+            Ok(Some(response))
+        }
+        Fault::Truncated | Fault::Oversized(_) => Ok(None),
     }
 }
 
@@ -171,10 +195,10 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
     let team = state.team();
     match endpoint {
         Endpoint::Messages | Endpoint::Conversations | Endpoint::Contacts => {
-            let mut page = PageRead::parse(endpoint, body).map_err(Refusal::bad_data)?;
-            let limit = page.limit.unwrap_or(paging.default_limit).min(paging.cap);
-            out.reserve(limit.min(RESERVED_ROWS) * ROW_BYTES);
-            page.write(&team, &paging, &mut out);
+            let mut page = PageRead::parse(endpoint, body, &paging).map_err(Refusal::bad_data)?;
+            out.reserve(paging.page_rows(page.limit).min(RESERVED_ROWS) * ROW_BYTES);
+            let mut disturbance = state.next_disturbance(endpoint);
+            page.write(&team, &paging, &mut disturbance, &mut out);
             drop(team);
             state.observed().page(page);
         }
@@ -209,7 +233,7 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
                 Endpoint::ContactsCount => Endpoint::Contacts,
                 _ => Endpoint::Messages,
             };
-            let page = PageRead::parse(counted, body).map_err(Refusal::bad_data)?;
+            let page = PageRead::parse(counted, body, &paging).map_err(Refusal::bad_data)?;
             json::text(&mut out, &page.count(&team, &paging).to_string());
         }
     }
@@ -269,6 +293,25 @@ fn answer_json(status: StatusCode, content: Vec<u8>) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// `[` and white space until the client leaves or the sandbox stops.
+fn endless(stopped: CancellationToken) -> Response {
+    let blanks = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b' '; ENDLESS_CHUNK])));
+    let first = stream::once(async { Ok(Bytes::from_static(b"[")) });
+    let body = first.chain(blanks).take_until(stopped.cancelled_owned());
+    let mut response = Response::new(Body::from_stream(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// White space after the first byte, so that a reader gets through it before anything else.
+fn padded(mut content: Vec<u8>, bytes: usize) -> Vec<u8> {
+    let missing = bytes.saturating_sub(content.len());
+    if !content.is_empty() {
+        content.splice(1..1, std::iter::repeat_n(b' ', missing));
+    }
+    content
 }
 
 fn truncated(mut content: Vec<u8>) -> Response {

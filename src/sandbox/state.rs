@@ -21,9 +21,12 @@ use super::{
     fault::{Fault, FaultPlan},
     generate::generate,
     observe::{Counters, Observed},
-    paging::{PageRead, Paging},
+    paging::PageRead,
     quota::{Quota, RateLimit},
+    reading::Paging,
     rows::{Contact, Conversation, Message},
+    script::Script,
+    slips::{Disturbance, SlipPlan, Slips},
     table::Table,
     team::Team,
     traffic::{Event, Traffic},
@@ -39,6 +42,8 @@ struct Inner {
     traffic: Mutex<Traffic>,
     observed: Mutex<Observed>,
     faults: Mutex<FaultPlan>,
+    slips: Mutex<SlipPlan>,
+    script: Mutex<Script>,
     quota: Mutex<Quota>,
     settings: RwLock<Settings>,
     live_rate: watch::Sender<f64>,
@@ -67,6 +72,8 @@ impl SandboxState {
             traffic: Mutex::new(Traffic::new(seed, &options.team)),
             observed: Mutex::default(),
             faults: Mutex::new(FaultPlan::new(seed, options.fault_probability)),
+            slips: Mutex::new(SlipPlan::new(seed, options.slips.clone())),
+            script: Mutex::default(),
             quota: Mutex::default(),
             settings: RwLock::new(Settings {
                 paging: options.paging.clone(),
@@ -243,9 +250,29 @@ impl SandboxState {
         lock(&self.0.faults).set_probability(probability);
     }
 
+    /// From now on nothing fails: forgets faults queued, lasting and by chance.
+    pub fn clear_faults(&self) {
+        lock(&self.0.faults).clear();
+    }
+
     /// Faults queued and not yet met.
     pub fn queued_faults(&self) -> usize {
         lock(&self.0.faults).queued()
+    }
+
+    /// From now on pages slip like this.
+    pub fn set_slips(&self, slips: Slips) {
+        lock(&self.0.slips).set(slips);
+    }
+
+    /// Does `act` when the `nth` request from now on has come in (1 is the next), before it is answered.
+    pub fn on_request(&self, nth: u64, act: impl FnOnce(&Self) + Send + 'static) {
+        lock(&self.0.script).add(nth, Box::new(act));
+    }
+
+    /// Forgets what [`Self::on_request`] was told and has not been due yet.
+    pub fn clear_script(&self) {
+        lock(&self.0.script).clear();
     }
 
     pub fn set_latency(&self, latency: Duration) {
@@ -304,6 +331,18 @@ impl SandboxState {
 
     pub(super) fn next_fault(&self, endpoint: Endpoint) -> Option<Fault> {
         lock(&self.0.faults).next(endpoint)
+    }
+
+    pub(super) fn next_disturbance(&self, endpoint: Endpoint) -> Disturbance {
+        lock(&self.0.slips).next(endpoint, self.now())
+    }
+
+    /// A request came in.
+    pub(super) fn arrive(&self) {
+        let due = lock(&self.0.script).arrive();
+        for act in due {
+            act(self);
+        }
     }
 
     pub(super) fn next_request_id(&self) -> u64 {

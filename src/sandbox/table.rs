@@ -1,7 +1,7 @@
 //! Rows by id, and in the order of their last change.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
 };
 
@@ -15,11 +15,16 @@ pub(super) type Place = (DateTime<Utc>, i64);
 /// An ordered index: place to the row's slot.
 pub(super) type Line = BTreeMap<Place, u32>;
 
+/// Replaced versions remembered.
+const REPLACED_MAX: usize = 256;
+
 pub(super) struct Table<R> {
     /// Removed rows stay here, unreachable: removals are rare, slots must not move.
     rows: Vec<R>,
     slots: HashMap<i64, u32>,
     by_updated: Line,
+    /// The latest last.
+    replaced: VecDeque<R>,
 }
 
 impl<R: Row> Table<R> {
@@ -31,7 +36,7 @@ impl<R: Row> Table<R> {
             .iter()
             .map(|(&id, &slot)| ((rows[slot as usize].updated(), id), slot))
             .collect::<BTreeMap<_, _>>();
-        Self { rows, slots, by_updated }
+        Self { rows, slots, by_updated, replaced: VecDeque::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -66,6 +71,10 @@ impl<R: Row> Table<R> {
                 let old = std::mem::replace(&mut self.rows[slot as usize], row);
                 self.by_updated.remove(&(old.updated(), old.id()));
                 self.by_updated.insert(place, slot);
+                if self.replaced.len() == REPLACED_MAX {
+                    self.replaced.pop_front();
+                }
+                self.replaced.push_back(old.clone());
                 (slot, Some(old))
             }
             None => {
@@ -86,26 +95,36 @@ impl<R: Row> Table<R> {
         Some(row)
     }
 
+    /// Lately replaced versions that are older, by their own word, than the row that took their place.
+    pub(super) fn outdated(&self) -> impl Iterator<Item = &R> {
+        self.replaced.iter().filter(|old| self.get(old.id()).is_some_and(|row| row.updated() > old.updated()))
+    }
+
     pub(super) fn by_updated(&self) -> &Line {
         &self.by_updated
     }
 }
 
-/// Slots of `line` in page order: newest first and strictly before `cursor`, or, ascending, oldest first and
-/// on or after it. Equal times are ordered by id, in the same direction.
+/// Slots of `line` in page order: newest first and before `cursor` (also at it, where `inclusive`), or,
+/// ascending, oldest first and on or after it. Equal times are ordered by id, in the same direction.
 pub(super) fn walk(
     line: &Line,
     cursor: Option<DateTime<Utc>>,
     ascending: bool,
+    inclusive: bool,
 ) -> Box<dyn Iterator<Item = u32> + '_> {
-    let bound = cursor.map(|cursor| (cursor, i64::MIN));
     let slot = |(_, &slot): (&Place, &u32)| slot;
-    match (bound, ascending) {
+    match (cursor, ascending) {
         (None, false) => Box::new(line.values().rev().copied()),
         (None, true) => Box::new(line.values().copied()),
-        (Some(bound), false) => {
-            Box::new(line.range((Bound::Unbounded, Bound::Excluded(bound))).rev().map(slot))
+        (Some(cursor), false) => {
+            let end = if inclusive {
+                Bound::Included((cursor, i64::MAX))
+            } else {
+                Bound::Excluded((cursor, i64::MIN))
+            };
+            Box::new(line.range((Bound::Unbounded, end)).rev().map(slot))
         }
-        (Some(bound), true) => Box::new(line.range(bound..).map(slot)),
+        (Some(cursor), true) => Box::new(line.range((cursor, i64::MIN)..).map(slot)),
     }
 }

@@ -112,13 +112,18 @@ impl Store {
 
     /// The pass's row, or `None` where it has not begun or is done.
     pub async fn pass(&self, key: &LineKey) -> Result<Option<PassState>, StoreError> {
-        let rows = self.read_coverage(Some(key)).await?;
+        let rows = self.read_coverage(Some(key), false).await?;
         Ok(rows.into_iter().next().map(|(_, state)| state))
     }
 
     /// All rows of the ledger, by stream, line and pass.
     pub async fn coverage(&self) -> Result<Vec<(LineKey, PassState)>, StoreError> {
-        self.read_coverage(None).await
+        self.read_coverage(None, false).await
+    }
+
+    /// The passes on the line of `key` whose names begin with the name of its pass.
+    pub async fn passes_named_like(&self, key: &LineKey) -> Result<Vec<(LineKey, PassState)>, StoreError> {
+        self.read_coverage(Some(key), true).await
     }
 
     /// What of `wanted` is not covered, newest first; all of it where the pass has not begun.
@@ -191,7 +196,55 @@ impl Store {
         Ok(withdrawn)
     }
 
-    async fn read_coverage(&self, key: Option<&LineKey>) -> Result<Vec<(LineKey, PassState)>, StoreError> {
+    /// Notes that a test has just confirmed the reading of the API that the line rests on: what is covered now
+    /// is not withdrawn by [`Store::withdraw_unconfirmed`].
+    pub async fn confirm(&self, key: &LineKey) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE heymarket_sync.coverage SET confirmed = covered
+             WHERE stream = $1 AND line = $2 AND pass = $3 AND confirmed <> covered",
+            key.stream.name(),
+            key.line,
+            key.pass,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("confirming coverage"))?;
+        Ok(())
+    }
+
+    /// Takes back what was proved since [`Store::confirm`], with the reason in the log, and returns what that
+    /// was, newest first.
+    pub async fn withdraw_unconfirmed(
+        &self,
+        key: &LineKey,
+        reason: &str,
+    ) -> Result<Vec<Interval>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT lower(part) AS "start", upper(part) AS "end!"
+            FROM heymarket_sync.coverage, unnest(covered - confirmed) AS part
+            WHERE stream = $1 AND line = $2 AND pass = $3
+            ORDER BY part DESC
+            "#,
+            key.stream.name(),
+            key.line,
+            key.pass,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("reading unconfirmed coverage"))?;
+        let mut withdrawn = Vec::new();
+        for part in rows.into_iter().filter_map(|row| Interval::new(row.start, row.end)) {
+            withdrawn.extend(self.withdraw(key, part, reason).await?);
+        }
+        Ok(withdrawn)
+    }
+
+    async fn read_coverage(
+        &self,
+        key: Option<&LineKey>,
+        prefix: bool,
+    ) -> Result<Vec<(LineKey, PassState)>, StoreError> {
         let rows = sqlx::query!(
             r#"
             SELECT stream, line, pass, started_at,
@@ -201,12 +254,14 @@ impl Store {
                    ARRAY(SELECT upper(r) FROM unnest(covered) AS r ORDER BY r DESC)
                        AS "ends!: Vec<DateTime<Utc>>"
             FROM heymarket_sync.coverage
-            WHERE $1::text IS NULL OR (stream = $1 AND line = $2 AND pass = $3)
+            WHERE $1::text IS NULL
+               OR (stream = $1 AND line = $2 AND (pass = $3 OR $4 AND starts_with(pass, $3)))
             ORDER BY stream, line, pass
             "#,
             key.map(|key| key.stream.name()),
             key.map(|key| key.line.as_str()),
             key.map(|key| key.pass.as_str()),
+            prefix,
         )
         .fetch_all(&self.pool)
         .await

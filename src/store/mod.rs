@@ -33,7 +33,7 @@ pub use self::{
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
     page_rejects::UnreadablePage,
-    readings::Reading,
+    readings::{Reading, UNDECIDED},
     rejects::HeldReject,
     retries::{Requested, RetryOutcome},
     runs::Run,
@@ -43,6 +43,9 @@ pub use self::{
 
 /// The name of the pass that is the mirror itself; every other pass reads a window again.
 pub const STANDING: &str = "standing";
+
+/// How the names of passes begin that walk a window again on request.
+pub const BACKFILL: &str = "backfill";
 
 /// One database that holds one team's mirror. Cheap to clone: clones share the connections.
 #[derive(Clone, Debug)]

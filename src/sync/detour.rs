@@ -71,7 +71,7 @@ impl Reader {
         let mut search = Search::new(start, blocked);
         while let Some(cursor) = search.ask() {
             let ask = Ask { cursor: Some(cursor), limit: 1, page: None };
-            let answer = self.client.page(&errand.line.request(&ask), errand.priority, &self.cancel).await;
+            let answer = self.ask(errand, &ask).await;
             let readable = match answer {
                 Ok(response) => {
                     lenient::read_page(errand.line.stream, errand.line.field, &response.body).is_ok()

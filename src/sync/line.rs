@@ -47,18 +47,27 @@ impl Line {
         LineKey { stream: self.stream, line: self.name().to_owned(), pass: pass.to_owned() }
     }
 
-    pub fn request(&self, ask: &Ask) -> PageRequest {
-        let (order, cursor_field) = match (self.stream, self.field) {
-            (Stream::Messages, TimeField::Date) => (Order::Default, CursorField::CreatedAt),
-            (Stream::Messages, TimeField::Updated) => (Order::UpdatedAt, CursorField::CreatedAt),
-            _ => (Order::Default, CursorField::Date),
+    /// The field that carries the cursor by the documentation: `created_at` for messages \[S\], `date` for the
+    /// others \[V\].
+    pub fn cursor_field(&self) -> CursorField {
+        match self.stream {
+            Stream::Messages => CursorField::CreatedAt,
+            Stream::Conversations | Stream::Contacts => CursorField::Date,
+        }
+    }
+
+    /// `cursor_field` where tests found another than the documented one.
+    pub fn request(&self, ask: &Ask, cursor_field: Option<CursorField>) -> PageRequest {
+        let order = match (self.stream, self.field) {
+            (Stream::Messages, TimeField::Updated) => Order::UpdatedAt,
+            _ => Order::Default,
         };
         PageRequest {
             stream: self.stream,
             view: self.view.clone(),
             order,
             cursor: ask.cursor,
-            cursor_field,
+            cursor_field: cursor_field.unwrap_or_else(|| self.cursor_field()),
             limit: ask.limit,
             page: ask.page,
             ascending: false,

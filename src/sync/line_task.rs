@@ -1,20 +1,18 @@
 //! A line kept current: ticks at its top, fills below, rechecks beside.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
 
 use crate::api::limiter::Priority;
-use crate::config::{Recheck, StreamSettings};
+use crate::config::StreamSettings;
 use crate::interval::{Interval, TICK};
 use crate::store::STANDING;
-use crate::telemetry;
 
 use super::fill;
 use super::line::Line;
-use super::planner;
+use super::passes::Passes;
 use super::scheduler::{Engine, SyncError};
 use super::walk::Obstacle;
 use super::walker::{Claim, Errand};
@@ -22,38 +20,45 @@ use super::walker::{Claim, Errand};
 /// Pages that a tick reads itself; what is below is filled beside the next ticks.
 const TICK_PAGES: u32 = 5;
 /// How often what is still open is tried again.
-const SWEEP: Duration = Duration::from_secs(300);
+pub(super) const SWEEP: Duration = Duration::from_secs(300);
+/// How often it is looked for backfills that were asked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a line's task is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Keep the line current until cancelled.
+    Keep,
+    /// Read what is due once.
+    CatchUp,
+    /// Carry out the backfills that were asked for, and nothing else.
+    Backfill,
+}
 
 /// How a fill of a pass ended.
-struct Filled {
-    pass: String,
-    outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
+pub(super) struct Filled {
+    pub pass: String,
+    pub outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
 }
 
 /// A line kept current.
 pub(super) struct LineTask {
-    engine: Engine,
-    errand: Errand,
-    settings: StreamSettings,
-    rechecks: Vec<Recheck>,
-    wanted_from: Option<DateTime<Utc>>,
-    started_at: DateTime<Utc>,
+    pub(super) engine: Engine,
+    pub(super) errand: Errand,
+    pub(super) settings: StreamSettings,
+    /// Every line but that of the changes is rechecked: that one is a check of the others itself.
+    pub(super) rechecked: bool,
+    pub(super) wanted_from: Option<DateTime<Utc>>,
+    pub(super) started_at: DateTime<Utc>,
     /// Ticks read down to here; what is below is filled.
-    floor: DateTime<Utc>,
-    work: JoinSet<Filled>,
-    /// Rechecks in `work`.
-    rechecking: Vec<String>,
-    /// When each recheck was begun or gone on with last: one that stays incomplete is not tried at every tick.
-    tried: HashMap<String, Instant>,
+    pub(super) floor: DateTime<Utc>,
+    pub(super) work: JoinSet<Filled>,
+    pub(super) passes: Passes,
 }
 
 impl LineTask {
     /// Begins the standing pass, or goes on with it.
-    pub(super) async fn begin(
-        engine: Engine,
-        errand: Errand,
-        changes_are_seen: bool,
-    ) -> Result<Self, SyncError> {
+    pub(super) async fn begin(engine: Engine, errand: Errand) -> Result<Self, SyncError> {
         let line = &errand.line;
         let settings = engine.settings.streams.of(line.stream).clone();
         let now = engine.reader.server_now();
@@ -68,10 +73,8 @@ impl LineTask {
             settings.history_start
         };
         let state = engine.store.begin_pass(&line.key(STANDING), wanted_from, None, now).await?;
-        let main = line.field == Line::main(line.stream).field;
-        let rechecks = if main { planner::rechecks(&settings.recheck, changes_are_seen) } else { Vec::new() };
         Ok(Self {
-            rechecks,
+            rechecked: line.field == Line::main(line.stream).field,
             wanted_from,
             started_at: state.started_at,
             // Two seconds lower: the server tells its time in whole seconds.
@@ -80,27 +83,45 @@ impl LineTask {
             errand,
             settings,
             work: JoinSet::new(),
-            rechecking: Vec::new(),
-            tried: HashMap::new(),
+            passes: Passes::default(),
         })
     }
 
-    /// Until cancelled (`forever`), or once.
-    pub(super) async fn work(mut self, forever: bool) -> Result<(), SyncError> {
-        if forever { self.keep().await } else { self.once().await }
+    pub(super) async fn work(mut self, duty: Duty) -> Result<(), SyncError> {
+        match duty {
+            Duty::Keep => self.keep().await,
+            Duty::CatchUp => self.catch_up().await,
+            Duty::Backfill => self.backfill_once().await,
+        }
     }
 
-    async fn once(&mut self) -> Result<(), SyncError> {
+    async fn catch_up(&mut self) -> Result<(), SyncError> {
         self.tick(None).await?;
         let gaps = self.gaps().await?;
         self.spawn_fill(Priority::History, gaps);
         let mut left = self.drain().await?;
-        self.tick(None).await?;
+        left += self.tick(None).await?;
         self.engine.reader.writer.flush().await?;
         self.recheck().await?;
         left += self.drain().await?;
+        left += self.backfill_all().await?;
         left = left.max(self.gaps().await?.len());
         if left > 0 { Err(SyncError::Open(left)) } else { Ok(()) }
+    }
+
+    async fn backfill_once(&mut self) -> Result<(), SyncError> {
+        match self.backfill_all().await? {
+            0 => Ok(()),
+            left => Err(SyncError::Open(left)),
+        }
+    }
+
+    /// What was asked for, until it is done or stays open.
+    async fn backfill_all(&mut self) -> Result<usize, SyncError> {
+        self.backfill().await?;
+        let left = self.drain().await?;
+        self.backfill().await?;
+        Ok(left)
     }
 
     async fn keep(&mut self) -> Result<(), SyncError> {
@@ -108,6 +129,8 @@ impl LineTask {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
         loop {
             tokio::select! {
@@ -118,11 +141,13 @@ impl LineTask {
                 }
                 Some(ended) = self.work.join_next() => {
                     self.ended(ended)?;
+                    self.backfill().await?;
                 }
                 _ = ticks.tick() => {
                     self.tick(Some(TICK_PAGES)).await?;
                     self.recheck().await?;
                 }
+                _ = look.tick() => self.backfill().await?,
                 _ = sweep.tick(), if self.work.is_empty() => {
                     let gaps = self.gaps().await?;
                     self.spawn_fill(Priority::History, gaps);
@@ -131,11 +156,12 @@ impl LineTask {
         }
     }
 
-    /// Reads the newest rows of the line down to what earlier ticks read.
-    async fn tick(&mut self, pages: Option<u32>) -> Result<(), SyncError> {
+    /// Reads the newest rows of the line down to what earlier ticks read; returns how often rows may have been
+    /// passed over. Above the settle margin no gap shows that.
+    async fn tick(&mut self, pages: Option<u32>) -> Result<usize, SyncError> {
         let reader = &self.engine.reader;
         let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
-        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(()) };
+        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(0) };
         let walked = reader.walk(&self.errand, &Claim::new(gap), true, pages).await?;
         if !walked.complete
             && let Some(rest) = Interval::new(Some(self.floor), walked.reached)
@@ -143,7 +169,7 @@ impl LineTask {
             self.spawn_fill(Priority::Tail, vec![rest]);
         }
         self.floor = self.floor.max(walked.ceiling);
-        Ok(())
+        Ok(walked.obstacles.len())
     }
 
     /// What is wanted below the ticks and not held.
@@ -173,29 +199,6 @@ impl LineTask {
         });
     }
 
-    /// The same for a recheck, as a run of its own.
-    fn spawn_recheck(&mut self, pass: &str, run: i64, gaps: Vec<Interval>) {
-        let errand =
-            Errand { pass: pass.to_owned(), run, priority: Priority::Recheck, ..self.errand.clone() };
-        let engine = self.engine.clone();
-        self.rechecking.push(pass.to_owned());
-        self.tried.insert(pass.to_owned(), Instant::now());
-        self.work.spawn(async move {
-            let outcome =
-                fill::fill(&engine.reader, &errand, gaps, engine.spend).await.map_err(SyncError::from);
-            let told = match &outcome {
-                Ok(open) if open.is_empty() => "done".to_owned(),
-                Ok(open) => format!("{} intervals stayed open", open.len()),
-                Err(SyncError::Stopped) => "stopped".to_owned(),
-                Err(error) => telemetry::chain(error),
-            };
-            // What the pass proved is to be in the ledger before its gaps are looked at again.
-            let flushed = engine.reader.writer.flush().await;
-            engine.note_end(run, &told).await;
-            Filled { pass: errand.pass, outcome: outcome.and_then(|open| Ok(flushed.map(|()| open)?)) }
-        });
-    }
-
     fn ended(&mut self, ended: Result<Filled, tokio::task::JoinError>) -> Result<usize, SyncError> {
         let ended = match ended {
             Ok(ended) => ended,
@@ -204,7 +207,7 @@ impl LineTask {
                 Err(_) => return Err(SyncError::Stopped),
             },
         };
-        self.rechecking.retain(|pass| *pass != ended.pass);
+        self.passes.ended(&ended.pass);
         match ended.outcome {
             Ok(open) => Ok(open.len()),
             Err(error) => Err(error),
@@ -217,44 +220,5 @@ impl LineTask {
             open += self.ended(ended)?;
         }
         Ok(open)
-    }
-
-    /// Begins the rechecks that are due, and goes on with those that an earlier process left.
-    async fn recheck(&mut self) -> Result<(), SyncError> {
-        for recheck in self.rechecks.clone() {
-            let pass = format!("recheck {}", humantime::format_duration(recheck.window));
-            if self.rechecking.contains(&pass) {
-                continue;
-            }
-            let key = self.errand.line.key(&pass);
-            let now = self.engine.reader.server_now();
-            let state = self.engine.store.pass(&key).await?;
-            let begun = state.as_ref().map_or(self.started_at, |state| state.started_at);
-            let window = |state: &crate::store::PassState| {
-                state.wanted_to.and_then(|end| Interval::new(state.wanted_from, end))
-            };
-            let mut gaps = match state.as_ref().and_then(window) {
-                Some(window) => self.engine.store.gaps(&key, window).await?,
-                None => Vec::new(),
-            };
-            let tried = self.tried.get(&pass).is_some_and(|tried| tried.elapsed() < SWEEP);
-            if !gaps.is_empty() && tried {
-                continue;
-            }
-            if gaps.is_empty() {
-                if !planner::due(&recheck, begun, now) {
-                    continue;
-                }
-                let from = now - TimeDelta::from_std(recheck.window).unwrap_or(TimeDelta::MAX);
-                let Some(window) = Interval::new(Some(from).max(self.wanted_from), self.floor) else {
-                    continue;
-                };
-                self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
-                gaps = vec![window];
-            }
-            let run = self.engine.start_run(self.errand.line.stream, &pass).await?;
-            self.spawn_recheck(&pass, run, gaps);
-        }
-        Ok(())
     }
 }

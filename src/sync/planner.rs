@@ -11,6 +11,9 @@ use crate::interval::Interval;
 /// up to one request.
 const SPLIT_PAGES: u64 = 8;
 
+/// The shortest part that another walker takes: cursors begin at whole seconds.
+const SPLIT_SHORTEST: TimeDelta = TimeDelta::seconds(2);
+
 /// How many walkers keep the quota busy: as many requests as leave in the time that one takes.
 pub fn walkers(latency: Duration, requests_per_minute: u32, ceiling: usize) -> usize {
     let in_flight = latency.as_secs_f64() * f64::from(requests_per_minute) / 60.0;
@@ -19,7 +22,7 @@ pub fn walkers(latency: Duration, requests_per_minute: u32, ceiling: usize) -> u
 
 /// Where to cut what is left of a claim so that another walker can take the lower part; `None`: not worth it.
 ///
-/// `rows` were read over `walked` so far; `oldest` is the time of the line's oldest row, where known.
+/// `rows` lie in the `walked` part; `oldest` is the time of the line's oldest row, where known.
 pub fn split(
     left: Interval,
     rows: u64,
@@ -32,7 +35,8 @@ pub fn split(
     let walked = walked.num_microseconds()?.max(1);
     let rows_left = rows as f64 / walked as f64 * span as f64;
     let enough = (SPLIT_PAGES * u64::from(page_rows)) as f64;
-    (span > 0 && rows_left >= enough).then(|| (left.end() - TimeDelta::microseconds(span / 2), rows_left))
+    let long = span / 2 >= SPLIT_SHORTEST.num_microseconds()?;
+    (long && rows_left >= enough).then(|| (left.end() - TimeDelta::microseconds(span / 2), rows_left))
 }
 
 /// Whether a recheck is due that began last at `last` (or, before the first, when the fill began).
@@ -80,6 +84,7 @@ mod tests {
         assert_eq!(cut(left(None, 36_000), 1_000, None), None, "nobody knows where history begins");
         assert_eq!(cut(left(Some(0), 36_000), 100, None), None, "too few rows");
         assert_eq!(cut(left(None, 36_000), 1_000, Some(at(36_000))), None, "nothing left");
+        assert_eq!(cut(left(Some(35_997), 36_000), 10_000_000, None), None, "too short");
     }
 
     #[test]

@@ -3,35 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::api::client::Client;
-use crate::api::endpoints::View;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::limiter::Priority;
-use crate::api::model::{Stream, TimeField};
+use crate::api::model::Stream;
 use crate::config::Settings;
-use crate::store::{Lease, STANDING, Store, StoreError};
+use crate::store::{BACKFILL, Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
-use super::detect::{self, Verdict};
 use super::fill::Spend;
 use super::line::Line;
-use super::line_task::LineTask;
+use super::line_task::{Duty, LineTask};
+use super::lines::Lines;
 use super::progress::Progress;
 use super::retry::Retries;
 use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
-/// How often an undecided reading is tested again.
-const UNDECIDED: Duration = Duration::from_secs(60);
-/// How often a decided reading is tested again.
-const DECIDED: Duration = Duration::from_secs(3_600);
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
+/// When a test that could not be made is tried again.
+const UNTESTED: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
@@ -98,16 +93,22 @@ impl Term {
     /// Keeps the mirror current until cancelled, the lead is lost, or the database refuses for good.
     pub async fn run(self) -> Result<(), SyncError> {
         let streams = enabled(&self.settings, &[]);
-        self.conduct(&streams, true).await
+        self.conduct(&streams, Duty::Keep).await
     }
 
     /// Reads everything that is due once. An error of the API ends it.
     pub async fn catch_up(self, streams: &[Stream]) -> Result<(), SyncError> {
         let streams = enabled(&self.settings, streams);
-        self.conduct(&streams, false).await
+        self.conduct(&streams, Duty::CatchUp).await
     }
 
-    async fn conduct(self, streams: &[Stream], forever: bool) -> Result<(), SyncError> {
+    /// Carries out the backfills of `stream` that were asked for. An error of the API ends it.
+    pub async fn backfill(self, stream: Stream) -> Result<(), SyncError> {
+        self.conduct(&[stream], Duty::Backfill).await
+    }
+
+    async fn conduct(self, streams: &[Stream], duty: Duty) -> Result<(), SyncError> {
+        let forever = duty == Duty::Keep;
         let api = &self.settings.api;
         // A child, so that an error in one stream ends the others and leaves the caller's token alone.
         let cancel = self.cancel.child_token();
@@ -118,6 +119,7 @@ impl Term {
                 client: if forever { self.client.patient() } else { self.client.clone() },
                 writer,
                 progress: Arc::clone(&self.progress),
+                readings: Arc::default(),
                 limit: api.page_size,
                 settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
                     .unwrap_or(TimeDelta::MAX),
@@ -133,7 +135,7 @@ impl Term {
         let mut tasks = JoinSet::new();
         for stream in streams.iter().copied() {
             let engine = engine.clone();
-            tasks.spawn(async move { engine.stream(stream, forever).await });
+            tasks.spawn(async move { engine.stream(stream, duty).await });
         }
         // Only the tasks' copies of the way to the writer are left: when they end, it ends.
         drop(engine);
@@ -167,7 +169,7 @@ impl Term {
 }
 
 /// The error worth telling: the first that is not a mere stop.
-fn worse(outcome: Result<(), SyncError>, error: SyncError) -> Result<(), SyncError> {
+pub(super) fn worse(outcome: Result<(), SyncError>, error: SyncError) -> Result<(), SyncError> {
     match outcome {
         Ok(()) | Err(SyncError::Stopped) => Err(error),
         told => told,
@@ -183,9 +185,10 @@ fn enabled(settings: &Settings, asked: &[Stream]) -> Vec<Stream> {
 }
 
 impl Engine {
-    async fn stream(&self, stream: Stream, forever: bool) -> Result<(), SyncError> {
-        let run = self.start_run(stream, STANDING).await?;
-        let outcome = self.lines(stream, run, forever).await;
+    async fn stream(&self, stream: Stream, duty: Duty) -> Result<(), SyncError> {
+        let pass = if duty == Duty::Backfill { BACKFILL } else { STANDING };
+        let run = self.start_run(stream, pass).await?;
+        let outcome = self.lines(stream, run, duty).await;
         let told = match &outcome {
             Ok(()) => "done".to_owned(),
             Err(SyncError::Stopped) => "stopped".to_owned(),
@@ -206,149 +209,68 @@ impl Engine {
         }
     }
 
-    /// Keeps a task per line; lines are added as readings are decided.
-    async fn lines(&self, stream: Stream, run: i64, forever: bool) -> Result<(), SyncError> {
-        let mut known: Vec<Line> = Vec::new();
-        let mut tasks = JoinSet::new();
-        let mut retry = RETRY_FIRST;
+    /// Keeps a task per line; which lines there are follows what tests find out about the API.
+    async fn lines(&self, stream: Stream, run: i64, duty: Duty) -> Result<(), SyncError> {
+        let mut lines = Lines::new(self.clone(), run, duty);
+        let mut undecided = 0;
+        let mut doubted = false;
         loop {
-            let (lines, decided) = match self.detect(stream).await {
-                Ok(found) => found,
-                Err(SyncError::Api(error)) if forever => {
+            let surveyed = match self.survey(stream, doubted).await {
+                Ok(surveyed) => surveyed,
+                // Other requests are answered: the line itself need not wait.
+                Err(SyncError::Api(error)) if duty == Duty::Keep && !error.is_outage() => {
                     let error = telemetry::chain(&error);
                     warn!(%stream, error, "the API could not be tested; trying again");
-                    self.sleep(retry).await?;
-                    retry = (retry * 2).min(RETRY_MOST);
+                    lines.keep(Line::main(stream));
+                    lines.watch(stream, UNTESTED).await?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            retry = RETRY_FIRST;
-            let changes_are_seen = lines.contains(&Line::message_changes());
-            for line in lines {
-                if !known.contains(&line) {
-                    known.push(line.clone());
-                    let engine = self.clone();
-                    tasks.spawn(async move { engine.line(line, run, changes_are_seen, forever).await });
-                }
+            let holds_for = surveyed.holds_for(undecided);
+            undecided = if surveyed.is_decided() { 0 } else { undecided + 1 };
+            for line in &surveyed.contradicted {
+                lines.withdraw(line).await?;
             }
-            if !forever {
-                let mut outcome = Ok(());
-                while let Some(ended) = tasks.join_next().await {
-                    if let Err(error) = flatten(ended) {
-                        outcome = worse(outcome, error);
-                    }
-                }
-                return outcome;
+            for line in surveyed.lines {
+                lines.keep(line);
             }
-            let again = tokio::time::sleep(if decided { DECIDED } else { UNDECIDED });
-            tokio::select! {
-                () = again => {}
-                Some(ended) = tasks.join_next() => flatten(ended)?,
-                () = self.reader.cancel.cancelled() => {
-                    while tasks.join_next().await.is_some() {}
-                    return Err(SyncError::Stopped);
-                }
+            lines.end_orphans(stream).await?;
+            if duty != Duty::Keep {
+                return lines.finish().await;
             }
+            lines.watch(stream, holds_for).await?;
+            doubted = true;
         }
     }
 
-    /// The lines that a stream needs, and whether every open question about them is answered.
-    async fn detect(&self, stream: Stream) -> Result<(Vec<Line>, bool), SyncError> {
-        let mut lines = vec![Line::main(stream)];
-        let mut decided = true;
-        match stream {
-            Stream::Contacts => {
-                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await
-                {
-                    self.total(stream, total);
-                }
-            }
-            Stream::Messages => {
-                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await
-                {
-                    self.total(stream, total);
-                }
-                let verdict = detect::message_changes(&self.reader).await?;
-                self.answer(stream, "order updated_at walks messages by their changes", &verdict).await?;
-                decided = !matches!(verdict, Verdict::Undecided(_));
-                if matches!(verdict, Verdict::Yes(_)) {
-                    lines.push(Line::message_changes());
-                }
-            }
-            Stream::Conversations => {
-                if let Ok(total) = self.reader.client.count(stream, Priority::Tail, &self.reader.cancel).await
-                {
-                    self.total(stream, total);
-                }
-                let views = detect::conversation_views(&self.reader).await?;
-                decided = !views.is_empty();
-                for (view, verdict) in views {
-                    let question = match &view {
-                        View::Closed { .. } => "closed conversations need a request of their own",
-                        View::Archived => "archived conversations need a request of their own",
-                        View::Default => continue,
-                    };
-                    self.answer(stream, question, &verdict).await?;
-                    if matches!(verdict, Verdict::Yes(_)) {
-                        lines.push(Line::new(stream, TimeField::Updated, view));
-                    }
-                }
-            }
-        }
-        Ok((lines, decided))
+    pub(super) async fn line(&self, line: Line, run: i64, duty: Duty) -> Result<(), SyncError> {
+        let oldest = self.oldest(&line).await?;
+        let errand =
+            Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
+        LineTask::begin(self.clone(), errand).await?.work(duty).await
     }
 
-    fn total(&self, stream: Stream, total: u64) {
-        self.reader.progress.of(stream).total.store(total, std::sync::atomic::Ordering::Relaxed);
+    /// The time of the line's oldest row, as a hint for the fill; not asked for where nothing is to be filled.
+    async fn oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {
+        let held = self.store.pass(&line.key(STANDING)).await?;
+        let complete = held.is_some_and(|state| match state.covered.as_slice() {
+            [whole] => whole.start() <= state.wanted_from,
+            _ => false,
+        });
+        if complete { Ok(None) } else { self.ask_oldest(line).await }
     }
 
-    async fn answer(&self, stream: Stream, question: &str, verdict: &Verdict) -> Result<(), SyncError> {
-        let before = self.store.put_reading(stream, question, verdict.answer(), verdict.evidence()).await?;
-        if before.as_deref() != Some(verdict.answer()) {
-            info!(%stream, question, answer = verdict.answer(), evidence = verdict.evidence(), "reading of the API");
-        }
-        Ok(())
-    }
-
-    async fn line(
-        &self,
-        line: Line,
-        run: i64,
-        changes_are_seen: bool,
-        forever: bool,
-    ) -> Result<(), SyncError> {
-        let oldest = match detect::oldest(&self.reader, &line).await {
-            Ok(oldest) => oldest,
-            Err(error) if error.is_outage() || error.kind() == ErrorKind::Cancelled => {
-                return Err(error.into());
-            }
+    pub(super) async fn ask_oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {
+        match self.reader.probe().oldest(line).await {
+            Ok(oldest) => Ok(oldest),
+            Err(error) if error.is_outage() || error.kind() == ErrorKind::Cancelled => Err(error.into()),
             // It only helps to divide the line.
             Err(error) => {
                 let (stream, line, error) = (line.stream, line.name(), telemetry::chain(&error));
                 warn!(%stream, line, error, "the line's oldest row could not be asked for");
-                None
+                Ok(None)
             }
-        };
-        let errand =
-            Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
-        LineTask::begin(self.clone(), errand, changes_are_seen).await?.work(forever).await
-    }
-
-    async fn sleep(&self, time: Duration) -> Result<(), SyncError> {
-        tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            () = self.reader.cancel.cancelled() => Err(SyncError::Stopped),
         }
-    }
-}
-
-fn flatten(ended: Result<Result<(), SyncError>, tokio::task::JoinError>) -> Result<(), SyncError> {
-    match ended {
-        Ok(ended) => ended,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(SyncError::Stopped),
-        },
     }
 }

@@ -18,9 +18,11 @@ use crate::interval::{Interval, TICK};
 use crate::store::UnreadablePage;
 use crate::telemetry;
 
+use super::detect::Probe;
 use super::line::Line;
 use super::progress::Progress;
-use super::walk::{Next, Obstacle, Walk};
+use super::readings::Readings;
+use super::walk::{Ask, Next, Obstacle, Place, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
 /// How often a page that is not an array of rows is asked again as it is, before it is asked for in smaller parts.
@@ -36,6 +38,7 @@ pub struct Reader {
     pub client: Client,
     pub writer: Writer,
     pub progress: Arc<Progress>,
+    pub readings: Arc<Readings>,
     pub limit: u32,
     pub settle_margin: TimeDelta,
     /// Whether an outage is waited out, or ends the walk.
@@ -100,7 +103,7 @@ impl Claim {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is left, how many rows and pages were read so far, and over which length of time.
+    /// What is left, how many rows were passed so far, and over which length of time.
     pub fn left(&self) -> Option<(Interval, u64, TimeDelta)> {
         let state = *self.locked();
         let left = Interval::new(state.gap.start(), state.reached)?;
@@ -144,7 +147,7 @@ impl Reader {
                 // The semaphore is never closed.
                 permit = Arc::clone(&share).acquire_owned() => permit.map_err(|_| WriterGone)?,
             };
-            let response = match self.ask(errand, &walk).await {
+            let response = match self.ask(errand, walk.ask()).await {
                 Ok(response) => response,
                 Err(error) => {
                     let finding = match error.kind() {
@@ -218,14 +221,16 @@ impl Reader {
                     walk.shorten(start);
                 }
                 let finding = walk.read(&rows.placed, rows.elements);
+                let passed = |place: &&Place| place.0 < state.reached && place.0 >= walk.reached();
+                state.rows += rows.placed.iter().filter(passed).count() as u64;
                 state.reached = walk.reached();
-                state.rows += rows.elements as u64;
                 state.pages += 1;
                 finding
             };
             walked.reached = walk.reached();
             self.note(errand, &rows.placed, finding.proven.as_ref());
             if let Some((hole, obstacle)) = finding.hole {
+                self.readings.doubt(errand.line.stream);
                 warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
                 walked.obstacles.push((hole, obstacle));
             }
@@ -247,8 +252,9 @@ impl Reader {
         }
     }
 
-    async fn ask(&self, errand: &Errand, walk: &Walk) -> Result<Response, ApiError> {
-        let request = errand.line.request(walk.ask());
+    pub(super) async fn ask(&self, errand: &Errand, ask: &Ask) -> Result<Response, ApiError> {
+        let cursor_field = self.readings.of(errand.line.stream).cursor;
+        let request = errand.line.request(ask, cursor_field);
         self.client.page(&request, errand.priority, &self.cancel).await
     }
 
@@ -270,15 +276,11 @@ impl Reader {
         let start = claim.locked().gap.start();
         let Some(open) = self.detour(errand, start, blocked).await? else { return Ok(false) };
         let Some(rest) = Interval::new(start, open) else { return Ok(false) };
-        match Interval::new(Some(open), walk.reached()) {
-            Some(hole) => {
-                warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
-                walked.obstacles.push((hole, obstacle));
-            }
-            None if from_top => {}
-            // What cannot be read is in the way of a second look at what was read already.
-            None => return Ok(false),
-        }
+        let upper = if from_top { blocked } else { walk.reached() };
+        // Otherwise it is in the way of a second look at what was read already.
+        let Some(hole) = Interval::new(Some(open), upper) else { return Ok(false) };
+        warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+        walked.obstacles.push((hole, obstacle));
         *walk = Walk::below(rest, self.limit);
         walked.reached = walk.reached();
         let mut state = claim.locked();
@@ -302,6 +304,10 @@ impl Reader {
         server_time.unwrap_or_else(|| self.server_now()) - self.settle_margin
     }
 
+    pub(super) fn probe(&self) -> Probe<'_> {
+        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel }
+    }
+
     /// Now, by the server's clock as far as it is known.
     pub fn server_now(&self) -> DateTime<Utc> {
         clock::now() + self.client.skew()
@@ -322,6 +328,7 @@ impl Reader {
     fn leave(&self, errand: &Errand, walk: Walk, mut walked: Walked, obstacle: Obstacle) -> Walked {
         let line = errand.line.name();
         warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
+        self.readings.doubt(errand.line.stream);
         walked.reached = walk.reached();
         if let Some(open) = Interval::new(Some(walk.reached() - TICK), walk.reached()) {
             walked.obstacles.push((open, obstacle));

@@ -1,6 +1,8 @@
 //! The real binary between a sandbox API and a PostgreSQL: crashes, signals, two at once, outages, bad input, and
 //! what its verbs and pages tell.
 
+mod api_outage;
+mod backfill;
 mod bad_input;
 mod fill;
 mod lead;
@@ -156,6 +158,13 @@ fn team(messages: usize) -> TeamOptions {
         conversations: messages / 10,
         contacts: messages * 3 / 40,
         ..TeamOptions::default()
+    }
+}
+
+/// Rows arrive and change.
+fn traffic(source: &SandboxState) {
+    for _ in 0..50 {
+        source.apply_event(source.now());
     }
 }
 

@@ -1,50 +1,15 @@
-//! Outages of the API and of the database: the daemon lives on, says so, and catches up.
+//! Outages of the database: the daemon lives on, says so, and catches up.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use heymarket_sync::sandbox::{Sandbox, SandboxOptions, SandboxState};
+use heymarket_sync::sandbox::SandboxOptions;
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{EQUAL, Rig, VERB, assert_hidden, reached, ready, team};
-
-/// A call that is refused is tried seven times, over half a minute at most, before it has failed.
-const NOTICED: Duration = Duration::from_secs(60);
-
-fn traffic(source: &SandboxState) {
-    for _ in 0..50 {
-        source.apply_event(source.now());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_api_may_be_away() {
-    let mut rig = Rig::new(500).await;
-    let daemon = rig.start(&["run"]);
-    rig.equal().await;
-    let sandbox = rig.sandbox.take().unwrap();
-    let address = sandbox.address();
-    sandbox.stop().await;
-    traffic(rig.source());
-    let checked = rig.start(&["check"]).ended(NOTICED);
-    let told = ["ready, leading; the API cannot be read since", "no connection"];
-    let (checked, ()) = tokio::join!(checked, ready(&daemon, &told, NOTICED));
-    assert_eq!(checked.code(), Some(1), "{}", checked.output());
-    let told = "FAIL  credentials: GET /v1/inboxes: no connection; check api.base_url";
-    assert!(checked.stdout.contains(told), "{}", checked.stdout);
-    assert!(checked.stderr.ends_with("error: 1 of 4 checks failed\n"), "{}", checked.stderr);
-    assert_eq!(daemon.get("/healthz").await.status, 200);
-    assert_hidden(&daemon.get("/readyz").await.body);
-    assert!(daemon.get("/metrics").await.body.contains("\nheymarket_sync_api_up 0\n"));
-    rig.sandbox = Some(Sandbox::resume(rig.source().clone(), address).await.unwrap());
-    rig.equal().await;
-    ready(&daemon, &["ready, leading\n"], NOTICED).await;
-    assert!(daemon.get("/metrics").await.body.contains("\nheymarket_sync_api_up 1\n"));
-    rig.stop(daemon).await;
-}
+use super::{EQUAL, Rig, VERB, reached, ready, team, traffic};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_may_end_every_session_during_a_fill() {

@@ -22,7 +22,7 @@ async fn every_page_tells_its_part() {
     let page = daemon.get("/status").await;
     assert_eq!((page.status, page.content_type.as_str()), (200, "application/json"));
     let status: Value = serde_json::from_str(&page.body).unwrap();
-    assert_eq!(status["api"], "connected");
+    assert_eq!(status["api"]["state"], "connected");
     let holder = format!("(pid {}, run)", daemon.id());
     assert!(status["leader"]["holder"].as_str().unwrap().ends_with(&holder), "{status}");
     let streams: BTreeMap<_, _> = status["streams"]

@@ -55,6 +55,33 @@ async fn faults_come_as_ordered() {
 }
 
 #[tokio::test]
+async fn bodies_can_be_of_any_kind_and_length() {
+    let client = Client::new(options()).await;
+    let state = client.state();
+    let ask = async || client.try_post(MESSAGES, &json!({"limit": 20})).await.unwrap();
+    let right = ask().await.json::<Value>().await.unwrap();
+    for (fault, body) in [(Fault::Object, json!({})), (Fault::Null, Value::Null)] {
+        state.push_fault(fault);
+        assert_eq!(ask().await.json::<Value>().await.unwrap(), body);
+    }
+    state.push_fault(Fault::Oversized(1_000_000));
+    let padded = ask().await.bytes().await.unwrap();
+    assert_eq!(padded.len(), 1_000_000);
+    assert_eq!(serde_json::from_slice::<Value>(&padded).unwrap(), right);
+    state.push_fault(Fault::Endless);
+    let mut endless = ask().await;
+    let mut read = 0;
+    while read < 5_000_000 {
+        read += endless.chunk().await.unwrap().expect("it never ends").len();
+    }
+    state.push_fault(Fault::Redirect("127.0.0.1:1".parse().unwrap()));
+    let plain = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    let away = plain.unwrap().post(client.url(MESSAGES)).bearer_auth(&client.bearer).send().await.unwrap();
+    assert_eq!(away.status(), StatusCode::FOUND);
+    assert_eq!(away.headers()[header::LOCATION], "http://127.0.0.1:1/v1/messages/all");
+}
+
+#[tokio::test]
 async fn hanging_requests_wait_side_by_side_and_end_with_the_sandbox() {
     const HANGING: usize = 8;
     let client = Client::new(options()).await;

@@ -4,6 +4,7 @@
 mod admission;
 mod faults;
 mod paging;
+mod readings;
 mod team;
 mod traffic;
 

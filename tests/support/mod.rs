@@ -2,5 +2,7 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod database;
+pub mod front;
 pub mod mirror;
 pub mod process;
+pub mod tls;

@@ -4,12 +4,17 @@
 //! may be exclusive or inclusive, or cut to milliseconds or seconds; a page may be shorter than asked; an empty
 //! page may be a slip; many rows may share one time.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
+mod obstacle;
+mod run;
+
+use std::collections::VecDeque;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 use crate::interval::{Interval, TICK};
+
+pub use self::obstacle::Obstacle;
+use self::run::Run;
 
 /// Rows remembered at the lower edge of what was read, to recognise the seam with the next page.
 const SEAM_ROWS: usize = 64;
@@ -17,12 +22,6 @@ const SEAM_ROWS: usize = 64;
 const SEAM_SECOND_ROWS: usize = 10_000;
 /// How many cursors are tried for one seam before the page is kept without proof.
 const SEAM_ATTEMPTS: usize = 6;
-/// What is asked for at once where a run of equal times fills a page.
-const RUN_LIMIT: u32 = 1_000;
-/// Pages of one reading of a run of equal times.
-const RUN_PAGES: u32 = 1_000;
-/// Readings of a run of equal times, of which two in a row must agree.
-const RUN_READINGS: usize = 4;
 /// How often a page that is out of order is asked again.
 const DISORDER_RETRIES: u32 = 2;
 
@@ -36,45 +35,6 @@ pub struct Ask {
     pub cursor: Option<DateTime<Utc>>,
     pub limit: u32,
     pub page: Option<u32>,
-}
-
-/// Why a part of the line could not be proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Obstacle {
-    /// Rows above the cursor came back.
-    CursorIgnored,
-    /// The page was not sorted by the line's time, again and again.
-    Disorder,
-    /// No row seen before came back where pages meet.
-    SeamLost,
-    /// More rows share one time than can be listed.
-    Run,
-    /// The page held rows, but not one whose time could be read.
-    Unplaced,
-    /// The API refused the request that would have told.
-    Refused,
-    /// One row is larger than `api.max_body`.
-    TooLarge,
-    /// The answer was no list of rows, even of one.
-    Unreadable,
-    /// The API failed at the request again and again, and answered others meanwhile.
-    Failing,
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CursorIgnored => "the API returned rows newer than the cursor",
-            Self::Disorder => "the API returned pages out of order",
-            Self::SeamLost => "no row of the page above came back where two pages meet",
-            Self::Run => "more rows share one time than the API lists",
-            Self::Unplaced => "no row of a page had a readable time",
-            Self::Refused => "the API refused the request that would have told",
-            Self::TooLarge => "a row is larger than api.max_body",
-            Self::Unreadable => "the API's answer was no list of rows, again and again",
-            Self::Failing => "the API failed at the request again and again, but not at others",
-        })
-    }
 }
 
 /// What follows from a page.
@@ -133,33 +93,6 @@ enum Phase {
     Run(Run),
 }
 
-#[derive(Clone, Debug, Default)]
-struct Run {
-    cursor: Option<DateTime<Utc>>,
-    limit: u32,
-    /// Pages asked so far in this reading; `None`: still asking for more at once.
-    page: Option<u32>,
-    reading: BTreeSet<Place>,
-    previous: Option<Reading>,
-    readings: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Reading {
-    rows: BTreeSet<Place>,
-    bottom: Bottom,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bottom {
-    /// A row below the run was seen at this time.
-    At(DateTime<Utc>),
-    /// A page beyond the run was empty.
-    Empty,
-    /// Pages repeat themselves: `page` is not heeded.
-    Repeats,
-}
-
 impl Walk {
     /// A walk over `gap` that begins at its upper end. The first cursor is a whole second: it is right however
     /// the server cuts times.
@@ -216,7 +149,7 @@ impl Walk {
     /// The API refused the request as wrong: a larger `limit` or `page` may not be known to it.
     pub fn refused(&mut self) -> Finding {
         match &self.phase {
-            Phase::Run(run) if run.page.is_none() => self.read(&[], 0),
+            Phase::Run(run) if !run.counts_pages() => self.read(&[], 0),
             Phase::Run(_) => match self.seam.back().copied() {
                 Some((last, _)) => self.leave_run(last),
                 None => finding(Next::GiveUp(Obstacle::Refused)),
@@ -225,13 +158,21 @@ impl Walk {
         }
     }
 
-    /// The API failed at the request again and again, but not at others: another cursor may be answered.
+    /// The API failed at the request again and again, but not at others: one from higher up may be answered.
     pub fn failed(&mut self) -> Finding {
-        let widens = matches!(self.phase, Phase::Down | Phase::Seam(_)) && !self.seam.is_empty();
-        match widens.then(|| self.widen(&[])) {
-            Some(found) if matches!(found.next, Next::Ask(_)) => found,
-            _ => finding(Next::GiveUp(Obstacle::Failing)),
-        }
+        let attempt = match self.phase {
+            Phase::Down => self.resolution + 1,
+            Phase::Seam(attempt) => attempt + 1,
+            _ => SEAM_ATTEMPTS,
+        };
+        let higher =
+            self.asked.cursor.map(|cursor| ceil(cursor, TimeDelta::seconds(1)) + TimeDelta::seconds(1));
+        let Some(higher) = higher.filter(|_| attempt < SEAM_ATTEMPTS) else {
+            return finding(Next::GiveUp(Obstacle::Failing));
+        };
+        let cursor = self.seam_cursor(attempt).unwrap_or(higher);
+        self.phase = Phase::Seam(attempt);
+        finding(self.ask_for(Some(cursor)))
     }
 
     /// Takes the answer to [`Walk::ask`]: the places of its readable rows in the order of the page, and how many
@@ -306,14 +247,24 @@ impl Walk {
     /// Keeps the rows' places but proves nothing of them.
     fn pass_over(&mut self, rows: &[Place], obstacle: Obstacle) -> Finding {
         let before = self.seam.back().map(|place| place.0);
-        let lowest = rows.iter().map(|place| place.0).min().unwrap_or(self.reached);
-        if before.is_some_and(|before| lowest >= before) {
+        let lowest = rows.iter().map(|place| place.0).min();
+        let Some(lowest) = lowest.filter(|lowest| before.is_none_or(|before| *lowest < before)) else {
             return finding(Next::GiveUp(obstacle));
-        }
+        };
+        let top = before.map_or(self.reached, |before| before + TICK);
+        let hole = self.skip(lowest + TICK, top).map(|hole| (hole, obstacle));
         self.seam.clear();
         self.remember(rows);
-        let hole = self.prove_to(lowest).map(|hole| (hole, obstacle));
         self.go_on(None, hole)
+    }
+
+    /// What was not read from `bottom` to `top` or the end of what was: above the gap, too, where the ledger shows
+    /// it only once it has settled.
+    fn skip(&mut self, bottom: DateTime<Utc>, top: DateTime<Utc>) -> Option<Interval> {
+        let bottom = self.start.map_or(bottom, |start| bottom.max(start));
+        let top = self.reached.max(top);
+        self.reached = self.reached.min(bottom);
+        Interval::new(Some(bottom), top)
     }
 
     fn go_on(&mut self, proven: Option<Interval>, hole: Option<(Interval, Obstacle)>) -> Finding {
@@ -424,7 +375,7 @@ impl Walk {
         let cursor = self.asked.cursor.unwrap_or(self.reached);
         let lower = cursor - if self.exact { TICK } else { TimeDelta::seconds(1) };
         // The cursor is inclusive: a row at `lower` itself comes back.
-        self.leave_open(lower + TICK, lower, 1)
+        self.leave_open(lower + TICK, cursor, lower, 1)
     }
 
     fn ask_for(&mut self, cursor: Option<DateTime<Utc>>) -> Next {
@@ -446,114 +397,6 @@ impl Walk {
         {
             self.seam.pop_front();
         }
-    }
-
-    fn begin_run(&mut self) -> Finding {
-        let cursor = self.met.or_else(|| self.seam_cursor(self.resolution));
-        let limit = RUN_LIMIT.max(self.limit);
-        self.phase = Phase::Run(Run { cursor, limit, ..Run::default() });
-        self.asked = Ask { cursor, limit, page: None };
-        finding(Next::Ask(self.asked.clone()))
-    }
-
-    fn read_run(&mut self, mut run: Run, rows: &[Place]) -> Finding {
-        let Some((last, _)) = self.seam.back().copied() else {
-            return finding(Next::GiveUp(Obstacle::Run));
-        };
-        let lowest = rows.last().map(|row| row.0);
-        let Some(page) = run.page else {
-            // More at once: a larger page may reach past the run.
-            let sorted = rows.is_sorted_by(|above, below| above.0 >= below.0);
-            if sorted && lowest.is_some_and(|lowest| lowest < last) && self.meets_seam(rows) {
-                self.phase = Phase::Down;
-                return self.advance(rows);
-            }
-            if rows.len() <= self.limit as usize {
-                run.limit = self.limit;
-            }
-            run.page = Some(0);
-            return self.ask_run(run);
-        };
-        let new = rows.iter().filter(|row| run.reading.insert(**row)).count();
-        let bottom = match lowest {
-            Some(lowest) if lowest < last => Some(Bottom::At(lowest)),
-            None => Some(Bottom::Empty),
-            _ if page >= 2 && new == 0 => Some(Bottom::Repeats),
-            _ => None,
-        };
-        let Some(bottom) = bottom else {
-            if page >= RUN_PAGES {
-                return self.leave_run(last);
-            }
-            run.page = Some(page + 1);
-            return self.ask_run(run);
-        };
-        let reading = Reading { rows: std::mem::take(&mut run.reading), bottom };
-        run.readings += 1;
-        if let Some(previous) = &run.previous
-            && let Some(finding) = self.agree(last, run.limit, previous, &reading)
-        {
-            return finding;
-        }
-        if run.readings >= RUN_READINGS {
-            return self.leave_run(last);
-        }
-        run.previous = Some(reading);
-        run.page = Some(0);
-        self.ask_run(run)
-    }
-
-    fn ask_run(&mut self, run: Run) -> Finding {
-        self.asked = Ask { cursor: run.cursor, limit: run.limit, page: run.page.filter(|page| *page > 0) };
-        self.phase = Phase::Run(run);
-        finding(Next::Ask(self.asked.clone()))
-    }
-
-    /// Two readings of a run with the same rows prove it.
-    fn agree(&mut self, last: DateTime<Utc>, limit: u32, one: &Reading, two: &Reading) -> Option<Finding> {
-        if !self.seam.iter().any(|place| one.rows.contains(place)) {
-            return None;
-        }
-        match (one.bottom, two.bottom) {
-            (Bottom::At(a), Bottom::At(b)) => {
-                let bottom = a.max(b);
-                let above = |reading: &Reading| {
-                    reading.rows.iter().filter(|row| row.0 > bottom).copied().collect::<BTreeSet<_>>()
-                };
-                if above(one) != above(two) {
-                    return None;
-                }
-                let mut rows: Vec<Place> = two.rows.iter().filter(|row| row.0 >= bottom).copied().collect();
-                rows.sort_by(|a, b| b.cmp(a));
-                self.phase = Phase::Run(Run::default());
-                Some(self.advance(&rows))
-            }
-            (Bottom::Empty, Bottom::Empty) if one.rows == two.rows => Some(self.check_end(true)),
-            // A server that does not heed `page` repeats the run: it is whole if larger pages were seen.
-            (Bottom::Repeats, Bottom::Repeats) if one.rows == two.rows => {
-                let whole = two.rows.len() < self.largest_page.min(limit as usize);
-                Some(if whole { self.check_end(true) } else { self.leave_run(last) })
-            }
-            _ => None,
-        }
-    }
-
-    /// Gives the run up and goes on below it; where times may be cut, below its second.
-    fn leave_run(&mut self, last: DateTime<Utc>) -> Finding {
-        let bottom = if self.exact { last } else { floor(last, TimeDelta::seconds(1)) };
-        self.leave_open(bottom, bottom, 0)
-    }
-
-    fn leave_open(&mut self, bottom: DateTime<Utc>, cursor: DateTime<Utc>, below: u8) -> Finding {
-        let bottom = Some(bottom.min(self.reached)).max(self.start);
-        let hole = Interval::new(bottom, self.reached).map(|hole| (hole, Obstacle::Run));
-        self.reached = bottom.unwrap_or(self.reached);
-        if self.start.is_some_and(|start| self.reached <= start) {
-            return Finding { proven: None, hole, next: Next::Done };
-        }
-        self.phase = Phase::Below(below);
-        let next = self.ask_for(Some(cursor));
-        Finding { proven: None, hole, next }
     }
 }
 

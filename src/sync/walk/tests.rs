@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -127,6 +129,38 @@ fn one_empty_page_is_not_the_end() {
 }
 
 #[test]
+fn a_request_that_fails_alone_is_gone_around_or_given_up() {
+    let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
+    let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
+    for failing in 0..6 {
+        let mut below = Walk::below(gap, 200);
+        let (mut proven, mut asked, mut poison) = (vec![], 0, None);
+        loop {
+            let ask = below.ask().clone();
+            let poisonous = *poison.get_or_insert(ask.cursor) == ask.cursor && asked >= failing;
+            let found = match poisonous {
+                true => below.failed(),
+                false => {
+                    let page = EXACT.answer(&rows, &ask);
+                    below.read(&page, page.len())
+                }
+            };
+            asked += 1;
+            poison = if asked <= failing { None } else { poison };
+            proven.extend(found.proven);
+            match found.next {
+                Next::Ask(_) => assert!(asked < 100, "the walk does not end"),
+                next => break assert_eq!(next, Next::Done, "failing from request {failing}"),
+            }
+        }
+        assert!(covers(&proven, gap), "failing from request {failing}");
+    }
+    let mut hopeless = Walk::below(gap, 200);
+    let tries = (1..100).find(|_| hopeless.failed().next == Next::GiveUp(Obstacle::Failing));
+    assert_eq!(tries, Some(SEAM_ATTEMPTS));
+}
+
+#[test]
 fn a_row_that_moves_up_at_the_seam_costs_no_proof() {
     let rows = sorted((0..1_000).map(|i| (at(i * 1_000_003), i)).collect());
     let gap = Interval::new(None, at(1_000_003 * 1_000)).unwrap();
@@ -167,6 +201,48 @@ fn a_run_that_cannot_be_listed_is_a_hole_and_the_walk_goes_on_below() {
         let hole = walked.holes[0].0;
         assert!(hole.contains(at(150 * 1_000_003)));
         assert!(rows.iter().filter(|row| !hole.contains(row.0)).all(|row| walked.seen.contains(row)));
+    }
+}
+
+#[test]
+fn a_row_repeated_within_a_page_of_a_run_hides_no_other() {
+    let rows = sorted((0..50).map(|i| (at(0), i)).collect());
+    let reading = Reading { cap: 30, ..EXACT };
+    let gap = Interval::new(None, at(1)).unwrap();
+    for spoilt in 1..8 {
+        let walked = walk(Walk::below(gap, 30), |ask, request| {
+            let mut page = reading.answer(&rows, ask);
+            if request % spoilt == 0 && page.len() == 30 {
+                page.insert(3, page[3]);
+                page.truncate(30);
+            }
+            page
+        });
+        let proven = walked.proven.iter().any(|interval| interval.contains(at(0)));
+        assert!(!proven || walked.seen.len() == 50, "every {spoilt}th page");
+    }
+}
+
+#[test]
+fn a_run_above_the_gap_that_cannot_be_listed_is_told_too() {
+    let rows = sorted((0..100).map(|i| (at(9_000_000), i)).collect());
+    let reading = Reading { heeds_page: false, cap: 10, ..EXACT };
+    let gap = Interval::new(Some(at(1_000_000)), at(2_000_000)).unwrap();
+    let walked = walk(Walk::from_top(gap, 100), |ask, _| reading.answer(&rows, ask));
+    assert!(walked.holes.iter().any(|(hole, _)| hole.contains(at(9_000_000))), "{:?}", walked.holes);
+}
+
+#[test]
+fn a_server_that_has_no_rows_below_any_cursor_does_not_keep_the_walk() {
+    let rows = sorted((0..100).map(|i| (at(i * 1_000_003), i)).collect());
+    for gap_end in [at(1_000_003), at(200_000_000)] {
+        let gap = Interval::new(None, gap_end).unwrap();
+        for begin in [Walk::below(gap, 10), Walk::from_top(gap, 10)] {
+            let from_top = begin.ask().cursor.is_none();
+            let walked =
+                walk(begin, |ask, _| if ask.cursor.is_some() { vec![] } else { rows[..10].to_vec() });
+            assert!(!from_top || walked.gave_up == Some(Obstacle::SeamLost));
+        }
     }
 }
 

@@ -1,0 +1,140 @@
+//! A window walked again on request, by whoever leads.
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::client::Client;
+use crate::api::model::Stream;
+use crate::clock;
+use crate::interval::Interval;
+use crate::store::{BACKFILL, Holder, LEASE_POLL, LineKey, PassState, Run, STANDING};
+use crate::sync::line::Line;
+use crate::sync::scheduler::SyncError;
+
+use super::{App, AppError, rest};
+
+/// Runs among which those of a backfill are looked for.
+const RECENT_RUNS: u32 = 1_000;
+
+/// From, to; `None`: from the beginning, up to now.
+pub type Window = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
+/// How far a backfill is.
+#[derive(Clone, Debug)]
+pub struct BackfillProgress {
+    /// Who works on it; `None`: this process.
+    pub leader: Option<Holder>,
+    /// How far down the slowest line is walked, from the window's end.
+    pub reached: Option<DateTime<Utc>>,
+    /// 0 to 1, where the window has a beginning.
+    pub share: Option<f64>,
+}
+
+impl App {
+    /// Walks `window` of a stream again: hands it to the leader, or leads itself where there is none, until it
+    /// is done. Returns how many rows were read. Cut off, it is gone on with by the next leader.
+    ///
+    /// # Errors
+    /// [`SyncError::Open`] where a part could not be proved; a leader tries that part again by itself.
+    pub async fn backfill(
+        &self,
+        stream: Stream,
+        window: Window,
+        cancel: &CancellationToken,
+        mut told: impl FnMut(BackfillProgress),
+    ) -> Result<i64, AppError> {
+        self.migrate().await?;
+        let before = self.store.recent_runs(1).await?.first().map_or(0, |run| run.id);
+        let pass = name(window);
+        for key in self.lines(stream, &pass).await? {
+            self.store.begin_pass(&key, window.0, window.1, clock::now()).await?;
+        }
+        loop {
+            let open = self.store.coverage().await?.into_iter().filter(|(key, _)| key.pass == pass);
+            let open: Vec<_> = open.filter(|(key, _)| key.stream == stream).map(|(_, state)| state).collect();
+            let runs = self.store.recent_runs(RECENT_RUNS).await?.into_iter();
+            let runs: Vec<_> = runs.filter(|run| run.id > before && run.pass == pass).collect();
+            if open.is_empty() {
+                return Ok(runs.iter().map(|run| run.rows_read).sum());
+            }
+            if cancel.is_cancelled() {
+                return Err(SyncError::Stopped.into());
+            }
+            let leader = match self.store.acquire_lease(&self.holder).await? {
+                Ok(lease) => {
+                    told(progress(None, &open));
+                    let client = Client::new(&self.settings.api)?;
+                    let (term, keeper) = self.term(&client, lease.clone(), cancel);
+                    let outcome = term.backfill(stream).await;
+                    self.give_up(lease, keeper).await;
+                    outcome?;
+                    continue;
+                }
+                Err(holder) => holder,
+            };
+            if let Some(failed) = runs.iter().find_map(left_open) {
+                return Err(AppError::BackfillOpen { holder: leader, outcome: failed.to_owned() });
+            }
+            told(progress(Some(leader), &open));
+            rest(LEASE_POLL, cancel).await;
+        }
+    }
+
+    /// The lines that a backfill walks: all that are held, but for that of the changes, which shows the same rows.
+    async fn lines(&self, stream: Stream, pass: &str) -> Result<Vec<LineKey>, AppError> {
+        let held = self.store.coverage().await?.into_iter().map(|(key, _)| key);
+        let changes = Line::message_changes().key(STANDING);
+        let standing = held.filter(|key| key.stream == stream && key.pass == STANDING && *key != changes);
+        let mut lines: Vec<_> = standing.map(|key| LineKey { pass: pass.to_owned(), ..key }).collect();
+        if lines.is_empty() {
+            lines.push(Line::main(stream).key(pass));
+        }
+        Ok(lines)
+    }
+}
+
+fn name((from, to): Window) -> String {
+    let text = |time: Option<DateTime<Utc>>, none: &str| {
+        time.map_or(none.to_owned(), |time| time.format("%FT%T%.fZ").to_string())
+    };
+    format!("{BACKFILL} {} to {}", text(from, "the beginning"), text(to, "now"))
+}
+
+/// What a leader's run of a backfill said that ended without everything proved.
+fn left_open(run: &Run) -> Option<&str> {
+    run.outcome.as_deref().filter(|outcome| *outcome != "done" && *outcome != "stopped")
+}
+
+fn progress(leader: Option<Holder>, open: &[PassState]) -> BackfillProgress {
+    let slowest = open.iter().filter_map(|state| state.covered.first()?.start()).max();
+    let mut shares = open.iter().map(|state| {
+        let window = Interval::new(Some(state.wanted_from?), state.wanted_to.unwrap_or_else(clock::now))?;
+        let whole = window.span()?.num_milliseconds().max(1) as f64;
+        let held: i64 =
+            state.covered.iter().filter_map(|part| part.span()).map(|span| span.num_milliseconds()).sum();
+        Some((held as f64 / whole).clamp(0.0, 1.0))
+    });
+    let share = shares.try_fold(1.0, |least, share: Option<f64>| share.map(|share| f64::min(least, share)));
+    BackfillProgress { leader, reached: slowest, share }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backfill_is_named_by_its_window() {
+        let at = |text: &str| Some(text.parse().unwrap());
+        let cases = [
+            ((None, None), "backfill the beginning to now"),
+            ((at("2026-03-01T00:00:00Z"), None), "backfill 2026-03-01T00:00:00Z to now"),
+            (
+                (at("2026-03-01T00:00:00.5Z"), at("2026-04-01T00:00:00Z")),
+                "backfill 2026-03-01T00:00:00.500Z to 2026-04-01T00:00:00Z",
+            ),
+        ];
+        for (window, expected) in cases {
+            assert_eq!(name(window), expected);
+        }
+    }
+}

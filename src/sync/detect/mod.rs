@@ -1,0 +1,209 @@
+//! Finds out, with a few cheap requests, which reading of the documentation holds.
+//!
+//! A test counts only if it could have failed; undecided means that nothing is built on the answer.
+
+mod changes;
+mod cursor;
+mod views;
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::client::Client;
+use crate::api::endpoints::{CursorField, View};
+use crate::api::error::{ApiError, ErrorKind};
+use crate::api::lenient;
+use crate::api::limiter::Priority;
+use crate::api::model::{Rows, Stream};
+
+use super::line::Line;
+use super::walk::Ask;
+
+/// What the documentation leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Question {
+    CursorField,
+    PageRows,
+    Changes,
+    Closed,
+    Archived,
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CursorField => "which field carries the cursor",
+            Self::PageRows => "how many rows a page has at most",
+            Self::Changes => "order updated_at walks messages by their changes",
+            Self::Closed => "closed conversations need a request of their own",
+            Self::Archived => "archived conversations need a request of their own",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Yes,
+    No,
+    Field(CursorField),
+    /// No field that carries a cursor was obeyed.
+    NoField,
+    Rows(u32),
+    /// The rows at hand could not have shown the opposite.
+    Undecided,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Yes => f.write_str("yes"),
+            Self::No => f.write_str("no"),
+            Self::Field(field) => f.write_str(field.name()),
+            Self::NoField => f.write_str("none"),
+            Self::Rows(rows) => write!(f, "{rows}"),
+            Self::Undecided => f.write_str(crate::store::UNDECIDED),
+        }
+    }
+}
+
+/// The answer is none that this program gives.
+#[derive(Debug, thiserror::Error)]
+#[error("not an answer: {0:?}")]
+pub struct NotAnAnswer(String);
+
+impl FromStr for Answer {
+    type Err = NotAnAnswer;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fixed = [
+            Self::Yes,
+            Self::No,
+            Self::NoField,
+            Self::Undecided,
+            Self::Field(CursorField::CreatedAt),
+            Self::Field(CursorField::Date),
+        ];
+        let known = fixed.into_iter().find(|answer| answer.to_string() == text);
+        known.or_else(|| text.parse().ok().map(Self::Rows)).ok_or_else(|| NotAnAnswer(text.to_owned()))
+    }
+}
+
+/// What a test found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub question: Question,
+    pub answer: Answer,
+    /// What the answer rests on.
+    pub evidence: String,
+}
+
+impl Finding {
+    fn new(question: Question, answer: Answer, evidence: impl Into<String>) -> Self {
+        Self { question, answer, evidence: evidence.into() }
+    }
+}
+
+/// What the tests of a stream found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    pub findings: Vec<Finding>,
+    /// Views of conversations that show something the endpoint's own list hides.
+    pub hidden: Vec<View>,
+    /// Rows that the source says it has, where it says so.
+    pub total: Option<u64>,
+}
+
+impl Survey {
+    pub fn answer(&self, question: Question) -> Answer {
+        let found = self.findings.iter().find(|finding| finding.question == question);
+        found.map_or(Answer::Undecided, |finding| finding.answer)
+    }
+}
+
+/// Asks the API what the tests need.
+#[derive(Clone, Copy)]
+pub struct Probe<'a> {
+    pub client: &'a Client,
+    /// `api.page_size`.
+    pub limit: u32,
+    pub cancel: &'a CancellationToken,
+}
+
+impl Probe<'_> {
+    /// Tests everything that is open about a stream.
+    pub async fn survey(self, stream: Stream) -> Result<Survey, ApiError> {
+        let mut survey = Survey::default();
+        survey.total = match self.client.count(stream, Priority::Tail, self.cancel).await {
+            Ok(total) => Some(total),
+            // Progress alone is poorer without it; what is wrong with the API the next request tells.
+            Err(error) if error.kind() != ErrorKind::Cancelled => None,
+            Err(error) => return Err(error),
+        };
+        survey.findings = self.cursor_field(stream, survey.total).await?;
+        let field = match survey.answer(Question::CursorField) {
+            Answer::Field(field) => Some(field),
+            _ => None,
+        };
+        match stream {
+            Stream::Messages => survey.findings.push(self.message_changes(field).await?),
+            Stream::Conversations => {
+                let (findings, hidden) = self.conversation_views(field).await?;
+                survey.findings.extend(findings);
+                survey.hidden = hidden;
+            }
+            Stream::Contacts => {}
+        }
+        Ok(survey)
+    }
+
+    /// The time of a line's oldest row, as a hint for dividing it; `None` where the API does not tell.
+    pub async fn oldest(self, line: &Line) -> Result<Option<DateTime<Utc>>, ApiError> {
+        let mut request = line.request(&Ask { cursor: None, limit: 1, page: None }, None);
+        request.ascending = true;
+        let response = match self.client.page(&request, Priority::Tail, self.cancel).await {
+            Ok(response) => response,
+            Err(error) if error.kind() == ErrorKind::BadRequest => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let rows = lenient::read_page(line.stream, line.field, &response.body).unwrap_or_default();
+        Ok(rows.placed.first().map(|place| place.0))
+    }
+
+    async fn page(
+        self,
+        line: &Line,
+        field: Option<CursorField>,
+        cursor: Option<DateTime<Utc>>,
+        limit: u32,
+    ) -> Result<Rows, ApiError> {
+        let request = line.request(&Ask { cursor, limit, page: None }, field);
+        let response = self.client.page(&request, Priority::Tail, self.cancel).await?;
+        // What is no array tells nothing here; the walks report it.
+        Ok(lenient::read_page(line.stream, line.field, &response.body).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        let answers = [
+            Answer::Yes,
+            Answer::No,
+            Answer::Field(CursorField::CreatedAt),
+            Answer::Field(CursorField::Date),
+            Answer::NoField,
+            Answer::Rows(200),
+            Answer::Undecided,
+        ];
+        for answer in answers {
+            assert_eq!(answer.to_string().parse::<Answer>().unwrap(), answer);
+        }
+        assert!("perhaps".parse::<Answer>().is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! The lines of one stream: a task for each, and when what they rest on is to be tested again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::api::model::Stream;
+use crate::store::{BACKFILL, STANDING};
+
+use super::line::Line;
+use super::line_task::Duty;
+use super::scheduler::{Engine, SyncError, worse};
+
+/// How long a test's answer stands at least, however loudly walks doubt it.
+const DOUBTS_APART: Duration = Duration::from_secs(60);
+
+pub(super) struct Lines {
+    engine: Engine,
+    run: i64,
+    duty: Duty,
+    running: HashMap<Line, CancellationToken>,
+    tasks: JoinSet<(Line, Result<(), SyncError>)>,
+}
+
+impl Lines {
+    pub(super) fn new(engine: Engine, run: i64, duty: Duty) -> Self {
+        Self { engine, run, duty, running: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Begins the line, unless it runs already.
+    pub(super) fn keep(&mut self, line: Line) {
+        if self.running.contains_key(&line) {
+            return;
+        }
+        let mut engine = self.engine.clone();
+        let stop = engine.reader.cancel.child_token();
+        engine.reader.cancel = stop.clone();
+        self.running.insert(line.clone(), stop);
+        let (run, duty) = (self.run, self.duty);
+        self.tasks.spawn(async move {
+            let ended = engine.line(line.clone(), run, duty).await;
+            (line, ended)
+        });
+    }
+
+    /// Ends backfills of lines that the stream does not need any more: nobody would carry them out.
+    pub(super) async fn end_orphans(&self, stream: Stream) -> Result<(), SyncError> {
+        let needed: Vec<_> = self.running.keys().map(Line::name).collect();
+        for (key, _) in self.engine.store.coverage().await? {
+            let is_backfill = key.stream == stream && key.pass.starts_with(BACKFILL);
+            if is_backfill && !needed.contains(&key.line.as_str()) {
+                info!(%stream, line = key.line, pass = key.pass, "dropped: another line shows its rows");
+                self.engine.store.end_pass(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the line and takes back what it proved since its reading was confirmed last.
+    pub(super) async fn withdraw(&mut self, line: &Line) -> Result<(), SyncError> {
+        if let Some(stop) = self.running.get(line) {
+            stop.cancel();
+        }
+        while self.running.contains_key(line)
+            && let Some(ended) = self.tasks.join_next().await
+        {
+            self.ended(ended)?;
+        }
+        // What the line's walks proved last may still wait for the database.
+        self.engine.reader.writer.flush().await?;
+        let reason = "the API reads its documentation differently now";
+        self.engine.store.withdraw_unconfirmed(&line.key(STANDING), reason).await?;
+        Ok(())
+    }
+
+    /// Watches over the lines for `time`, or until a walk doubts what they rest on.
+    pub(super) async fn watch(&mut self, stream: Stream, time: Duration) -> Result<(), SyncError> {
+        let cancel = self.engine.reader.cancel.clone();
+        let readings = std::sync::Arc::clone(&self.engine.reader.readings);
+        let over = async {
+            tokio::time::sleep(DOUBTS_APART.min(time)).await;
+            // Either way it is time for a test.
+            let _ = tokio::time::timeout(time.saturating_sub(DOUBTS_APART), readings.doubted(stream)).await;
+        };
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return Ok(()),
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+                () = cancel.cancelled() => {
+                    while self.tasks.join_next().await.is_some() {}
+                    return Err(SyncError::Stopped);
+                }
+            }
+        }
+    }
+
+    /// Waits until every line has ended; the worst outcome of them.
+    pub(super) async fn finish(mut self) -> Result<(), SyncError> {
+        let mut outcome = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = self.ended(ended) {
+                outcome = worse(outcome, error);
+            }
+        }
+        outcome
+    }
+
+    fn ended(&mut self, ended: Result<(Line, Result<(), SyncError>), JoinError>) -> Result<(), SyncError> {
+        let (line, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(SyncError::Stopped),
+            },
+        };
+        let stop = self.running.remove(&line);
+        match outcome {
+            Err(SyncError::Stopped)
+                if stop.is_some_and(|stop| stop.is_cancelled())
+                    && !self.engine.reader.cancel.is_cancelled() =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One reading at a time, so that a failure names it.

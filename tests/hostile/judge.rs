@@ -1,0 +1,158 @@
+//! What must be true of mirror and ledger, whatever the source did.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use heymarket_sync::api::model::Stream;
+use heymarket_sync::interval::Interval;
+use heymarket_sync::sandbox::{Conversation, DefaultView};
+use heymarket_sync::store::{PassState, STANDING};
+use sqlx::AssertSqlSafe;
+
+use crate::rig::Rig;
+use crate::support::mirror::differences;
+
+/// A row's id, its place on a line, and its last change.
+type Row = (i64, DateTime<Utc>, DateTime<Utc>);
+
+/// What the standing pass holds, by stream and line.
+pub struct Ledger(BTreeMap<(Stream, String), PassState>);
+
+impl Ledger {
+    pub fn read(rig: &Rig) -> Self {
+        let rows = rig.wait(rig.store().coverage()).unwrap();
+        let standing = rows.into_iter().filter(|(key, _)| key.pass == STANDING);
+        Self(standing.map(|(key, state)| ((key.stream, key.line), state)).collect())
+    }
+
+    fn covered(&self, stream: Stream, line: &str) -> &[Interval] {
+        self.0.get(&(stream, line.to_owned())).map_or(&[], |state| &state.covered)
+    }
+
+    fn covers(&self, stream: Stream, line: &str, time: DateTime<Utc>) -> bool {
+        self.covered(stream, line).iter().any(|interval| interval.contains(time))
+    }
+
+    /// Whether all of the line that is wanted is held, up to `end`.
+    fn is_whole(&self, stream: Stream, line: &str, end: DateTime<Utc>) -> bool {
+        self.0.get(&(stream, line.to_owned())).is_some_and(|state| match &state.covered[..] {
+            [covered] => covered.start() <= state.wanted_from && covered.end() >= end,
+            _ => false,
+        })
+    }
+
+    /// Lines of which something that is needed to see every row is not held up to `end`.
+    pub fn open(&self, rig: &Rig, view: DefaultView, end: DateTime<Utc>) -> Vec<String> {
+        let mut open: Vec<String> =
+            [(Stream::Messages, "date"), (Stream::Conversations, "updated"), (Stream::Contacts, "updated")]
+                .into_iter()
+                .filter(|(stream, line)| !self.is_whole(*stream, line, end))
+                .map(|(stream, line)| format!("{stream} by {line}: {:?}", self.covered(stream, line)))
+                .collect();
+        let hidden = ["updated/closed", "updated/archived"];
+        let is_hidden = |row: &Conversation| view == DefaultView::Open && row.is_closed();
+        if rig.state().conversations().values().any(is_hidden)
+            && !hidden.iter().any(|line| self.is_whole(Stream::Conversations, line, end))
+        {
+            open.push(format!(
+                "closed conversations: {:?}",
+                hidden.map(|line| self.covered(Stream::Conversations, line))
+            ));
+        }
+        open
+    }
+}
+
+/// Panics where the ledger says of a row that it is held, and it is not, or is older than at the source.
+pub fn assert_covered_is_held(rig: &Rig, view: DefaultView) {
+    let ledger = Ledger::read(rig);
+    let state = rig.state();
+    let messages: Vec<_> = state.messages().into_values().collect();
+    let by_date: Vec<Row> = messages.iter().map(|row| (row.id, row.date, DateTime::UNIX_EPOCH)).collect();
+    let by_change: Vec<Row> = messages.iter().map(|row| (row.id, row.updated, row.updated)).collect();
+    check(rig, &ledger, Stream::Messages, "date", &by_date);
+    check(rig, &ledger, Stream::Messages, "updated", &by_change);
+    let contacts: Vec<Row> =
+        state.contacts().into_values().map(|row| (row.id, row.updated, row.updated)).collect();
+    check(rig, &ledger, Stream::Contacts, "updated", &contacts);
+    let conversations = state.conversations();
+    let shown = |closed_only: bool, row: &Conversation| {
+        if closed_only { row.is_closed() } else { view == DefaultView::Both || !row.is_closed() }
+    };
+    for (line, closed_only) in [("updated", false), ("updated/closed", true), ("updated/archived", true)] {
+        let rows = conversations.values().filter(|row| shown(closed_only, row));
+        let rows: Vec<Row> = rows.map(|row| (row.id, row.updated, row.updated)).collect();
+        check(rig, &ledger, Stream::Conversations, line, &rows);
+    }
+}
+
+fn check(rig: &Rig, ledger: &Ledger, stream: Stream, line: &str, rows: &[Row]) {
+    if ledger.covered(stream, line).is_empty() {
+        return;
+    }
+    let sql = format!("SELECT id, coalesce(updated, '-infinity') FROM heymarket.{}", stream.name());
+    let held: BTreeMap<i64, DateTime<Utc>> = rig
+        .wait(sqlx::query_as::<_, (i64, DateTime<Utc>)>(AssertSqlSafe(sql)).fetch_all(rig.pool()))
+        .unwrap()
+        .into_iter()
+        .collect();
+    for (id, place, version) in rows {
+        if ledger.covers(stream, line, *place) {
+            let version_held = held.get(id);
+            assert!(
+                version_held.is_some_and(|held| held >= version),
+                "{} {id} at {place} is covered on {line}, but held is {version_held:?}",
+                stream.name()
+            );
+        }
+    }
+}
+
+/// What the mirror lacks or has otherwise. Messages that changed after they were read are left out unless the
+/// line that shows changes is held up to `end`.
+fn losses(rig: &Rig, ledger: &Ledger, end: DateTime<Utc>) -> Vec<String> {
+    let changes_show = ledger.is_whole(Stream::Messages, "updated", end);
+    let changed = |id: i64| rig.state().message(id).is_some_and(|row| row.status.starts_with("changed"));
+    let excused = |found: &String| {
+        !changes_show && !found.ends_with("missing") && of(found, "messages").is_some_and(changed)
+    };
+    rig.wait(differences(rig.state(), rig.pool())).into_iter().filter(|found| !excused(found)).collect()
+}
+
+/// Panics unless the mirror equals the source, row by row and field by field.
+pub fn assert_equal(rig: &Rig, end: DateTime<Utc>) {
+    let found = losses(rig, &Ledger::read(rig), end);
+    assert!(
+        found.is_empty(),
+        "{} differences, such as\n{}",
+        found.len(),
+        found[..found.len().min(10)].join("\n")
+    );
+}
+
+/// Panics where a row differs and its place is not open in the ledger: a silent loss.
+pub fn assert_lost_is_open(rig: &Rig, view: DefaultView, end: DateTime<Utc>) {
+    let ledger = Ledger::read(rig);
+    for found in losses(rig, &ledger, end) {
+        let held = if let Some(id) = of(&found, "messages") {
+            let row = rig.state().message(id).expect("only the source has rows");
+            let by_change = ledger.covers(Stream::Messages, "updated", row.updated);
+            ledger.covers(Stream::Messages, "date", row.date) && (found.ends_with("missing") || by_change)
+        } else if let Some(id) = of(&found, "contacts") {
+            let row = rig.state().contact(id).expect("only the source has rows");
+            ledger.covers(Stream::Contacts, "updated", row.updated)
+        } else {
+            let id = of(&found, "conversations").expect("there are three tables");
+            let row = rig.state().conversation(id).expect("only the source has rows");
+            let line =
+                if row.is_closed() && view == DefaultView::Open { "updated/closed" } else { "updated" };
+            ledger.covers(Stream::Conversations, line, row.updated)
+        };
+        assert!(!held, "covered, but {found}");
+    }
+}
+
+fn of(difference: &str, table: &str) -> Option<i64> {
+    let rest = difference.strip_prefix(table)?.strip_prefix(' ')?;
+    rest.split(':').next()?.parse().ok()
+}

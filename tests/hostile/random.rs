@@ -1,0 +1,197 @@
+//! Random histories, readings, changes, slips, faults and crashes.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use heymarket_sync::sandbox::{
+    CursorFields, DefaultView, Fault, Paging, Precision, SandboxOptions, Slips, UpdatedOrder,
+};
+use proptest::test_runner::FileFailurePersistence;
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use crate::history::{Change, History, any_change, any_history};
+use crate::judge::{Ledger, assert_covered_is_held, assert_equal, assert_lost_is_open};
+use crate::rig::{BEYOND_MARGIN, End, Rig};
+
+/// Cases where `PROPTEST_CASES` does not say otherwise.
+const CASES: u32 = 24;
+/// Whether messages may heed `date` alone as their cursor. The engine asks with `created_at`.
+const MESSAGES_BY_DATE_ALONE: bool = false;
+
+#[derive(Clone)]
+struct Case {
+    history: History,
+    paging: Paging,
+    page_size: u32,
+    walkers: u32,
+    /// What happens, and at which request.
+    changes: Vec<(u64, Change)>,
+    faults: Vec<(u64, Fault)>,
+    slips: Slips,
+    /// At which request the engine dies, and whether the time until it starts again exceeds the settle margin.
+    crashes: Vec<(u64, bool)>,
+}
+
+impl std::fmt::Debug for Case {
+    /// On one line: a case has hundreds of numbers.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { history, paging, page_size, walkers, changes, faults, slips, crashes } = self;
+        write!(
+            f,
+            "page size {page_size}, {walkers} walkers, {paging:?}, {history:?}, changes {changes:?}, "
+        )?;
+        write!(f, "faults {faults:?}, {slips:?}, crashes {crashes:?}")
+    }
+}
+
+fn any_paging() -> impl Strategy<Value = Paging> {
+    let cursors = if MESSAGES_BY_DATE_ALONE {
+        vec![CursorFields::Both, CursorFields::CreatedAt, CursorFields::Date]
+    } else {
+        vec![CursorFields::Both, CursorFields::CreatedAt]
+    };
+    let orders = vec![UpdatedOrder::Honoured, UpdatedOrder::CursorByDate, UpdatedOrder::Ignored];
+    (
+        (prop_oneof![3..40usize, Just(1_000)], 5..40usize, prop::bool::weighted(0.8), 0..2usize),
+        (prop::bool::weighted(0.8), any::<bool>()),
+        select(vec![Precision::Exact, Precision::Milliseconds, Precision::Seconds]),
+        select(cursors),
+        select(orders),
+        select(vec![DefaultView::Both, DefaultView::Open]),
+    )
+        .prop_map(
+            |(rows, (heeds_page, inclusive), precision, message_cursor, updated_order, conversations)| {
+                let (cap, default_limit, heeds_limit, first_page) = rows;
+                Paging {
+                    default_limit,
+                    cap,
+                    heeds_limit,
+                    first_page,
+                    heeds_page,
+                    inclusive,
+                    precision,
+                    message_cursor,
+                    updated_order,
+                    conversations,
+                    ..Paging::default()
+                }
+            },
+        )
+}
+
+fn any_slips() -> impl Strategy<Value = Slips> {
+    let some = (0.0..0.3f64, 0..30u32, 0..5_000u64).prop_map(|(probability, most, late)| Slips {
+        probability,
+        most,
+        late: Duration::from_millis(late),
+    });
+    prop_oneof![Just(Slips::default()), some]
+}
+
+/// Such as cost little time to try again.
+fn any_fault() -> impl Strategy<Value = Fault> {
+    select(vec![
+        Fault::Status(500),
+        Fault::Status(503),
+        Fault::TooManyRequests { retry_after: None },
+        Fault::Reset,
+        Fault::Truncated,
+        Fault::Html,
+        Fault::NoBody,
+        Fault::Null,
+        Fault::Object,
+    ])
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    let requests = || prop_oneof![2 => 1..30u64, 1 => 1..300u64];
+    (
+        any_history(),
+        any_paging(),
+        (select(vec![2, 3, 7, 30, 50, 200]), 1..6u32),
+        vec((requests(), any_change()), 0..12),
+        prop_oneof![3 => Just(Vec::new()), 1 => vec((requests(), any_fault()), 1..3)],
+        any_slips(),
+        prop_oneof![1 => Just(Vec::new()), 2 => vec((requests(), any::<bool>()), 1..4)],
+    )
+        .prop_map(|(history, paging, (page_size, walkers), changes, faults, slips, crashes)| Case {
+            history,
+            paging,
+            page_size,
+            walkers,
+            changes,
+            faults,
+            slips,
+            crashes,
+        })
+}
+
+fn run(case: Case) {
+    let view = case.paging.conversations;
+    let heeds_page = case.paging.heeds_page;
+    let late = TimeDelta::from_std(case.slips.late).unwrap();
+    let options = SandboxOptions { paging: case.paging, slips: case.slips, ..SandboxOptions::default() };
+    let rig = Rig::new(options)
+        .set("API__PAGE_SIZE", &case.page_size.to_string())
+        .set("API__MAX_IN_FLIGHT", &case.walkers.to_string());
+    let state = rig.state();
+    case.history.write(state);
+    for (nth, change) in case.changes {
+        state.on_request(nth, move |state| change.apply(state));
+    }
+    for (nth, fault) in case.faults {
+        state.on_request(nth, move |state| state.push_fault(fault));
+    }
+    for (nth, long_away) in case.crashes {
+        rig.sync(Some(nth));
+        assert_covered_is_held(&rig, view);
+        if long_away {
+            rig.pass(BEYOND_MARGIN);
+        }
+    }
+    rig.sync(None);
+    assert_covered_is_held(&rig, view);
+
+    state.clear_script();
+    state.clear_faults();
+    state.set_slips(Slips::default());
+    rig.pass(late);
+    if let End::Open = catch_up(&rig, view, heeds_page) {
+        // What is open now may lie above the settle margin, where the ledger does not look yet.
+        rig.pass(BEYOND_MARGIN);
+        catch_up(&rig, view, heeds_page);
+    }
+}
+
+fn catch_up(rig: &Rig, view: DefaultView, heeds_page: bool) -> End {
+    let settled = rig.settled();
+    let end = rig.sync(None);
+    let open = Ledger::read(rig).open(rig, view, settled);
+    match &end {
+        End::Done => {
+            assert!(open.is_empty(), "done, but not by the ledger: {open:?}");
+            assert_equal(rig, settled);
+        }
+        End::Open => {
+            assert!(!heeds_page, "where pages can be counted, everything can be listed: {open:?}");
+            assert_lost_is_open(rig, view, settled);
+        }
+        End::Failed(error) => panic!("{}", heymarket_sync::telemetry::chain(error)),
+        End::Crashed => unreachable!("nobody asked for it"),
+    }
+    end
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/hostile.txt"))),
+        max_shrink_iters: 12,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_mirror_ends_equal_to_the_source_or_the_ledger_says_what_is_open(case in any_case()) {
+        run(case);
+    }
+}

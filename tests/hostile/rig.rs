@@ -1,0 +1,167 @@
+//! A hostile sandbox, a database, and an engine between them that can die at any request.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use heymarket_sync::app::{App, AppError};
+use heymarket_sync::config::{self, Settings, Sources};
+use heymarket_sync::sandbox::{RateLimit, Sandbox, SandboxOptions, SandboxSecret, SandboxState, TeamOptions};
+use heymarket_sync::store::Store;
+use heymarket_sync::sync::scheduler::SyncError;
+use sqlx::PgPool;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::database::{TestDatabase, database};
+
+/// Requests of one sync, at most: beyond it is an endless loop.
+const REQUESTS_MAX: u64 = 12_000;
+/// How long one sync may take.
+const SYNC_MAX: Duration = Duration::from_secs(120);
+/// More than the settle margin of the default settings, and less than what a token lives.
+pub const BEYOND_MARGIN: TimeDelta = TimeDelta::seconds(150);
+
+pub struct Rig {
+    pool: PgPool,
+    database: TestDatabase,
+    sandbox: Sandbox,
+    settings: Vec<(String, String)>,
+    runtime: Runtime,
+}
+
+/// How a sync ended.
+#[derive(Debug)]
+pub enum End {
+    Done,
+    /// Intervals stayed open.
+    Open,
+    Failed(AppError),
+    /// It was cut off as SIGKILL would cut it off: all its tasks at once.
+    Crashed,
+}
+
+enum Signal {
+    Crash,
+    Endless,
+}
+
+impl Rig {
+    /// A team of no rows.
+    pub fn new(options: SandboxOptions) -> Self {
+        let team = TeamOptions { messages: 0, conversations: 0, contacts: 0, ..TeamOptions::default() };
+        let rate_limit = RateLimit { per_minute: None, ..RateLimit::default() };
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (sandbox, database, pool) = runtime.block_on(async {
+            let sandbox = Sandbox::start(SandboxOptions { team, rate_limit, ..options }).await.unwrap();
+            let database = database().await;
+            let pool = PgPool::connect(database.url()).await.unwrap();
+            (sandbox, database, pool)
+        });
+        let rig = Self { pool, database, sandbox, settings: Vec::new(), runtime };
+        // Rechecks would hide what the standing pass loses.
+        rig.set("STREAMS__MESSAGES__RECHECK", "[]")
+            .set("STREAMS__CONVERSATIONS__RECHECK", "[]")
+            .set("STREAMS__CONTACTS__RECHECK", "[]")
+    }
+
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.push((format!("HEYMARKET_SYNC__{key}"), value.to_owned()));
+        self
+    }
+
+    pub fn state(&self) -> &SandboxState {
+        self.sandbox.state()
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub fn store(&self) -> Store {
+        Store::from_pool(self.pool.clone())
+    }
+
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Moves the sandbox's clock.
+    pub fn pass(&self, time: TimeDelta) {
+        let state = self.state();
+        let ahead = state.now() - heymarket_sync::clock::now();
+        state.set_clock_skew(ahead + time);
+    }
+
+    /// Catches up once, in a process of its own as far as sandbox and database can tell; dies at the
+    /// `crash_at`th request.
+    pub fn sync(&self, crash_at: Option<u64>) -> End {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let endless = tell.clone();
+        self.state().on_request(REQUESTS_MAX, move |_| drop(endless.send(Signal::Endless)));
+        if let Some(nth) = crash_at {
+            self.state().on_request(nth, move |_| drop(tell.send(Signal::Crash)));
+        }
+        let settings = self.settings();
+        let engine = Builder::new_current_thread().enable_all().build().unwrap();
+        let end = engine.block_on(async {
+            let cancel = CancellationToken::new();
+            let app = App::open(settings, "test", &cancel).await.unwrap();
+            let outcome = tokio::select! {
+                biased;
+                Some(signal) = told.recv() => match signal {
+                    Signal::Crash => return End::Crashed,
+                    Signal::Endless => panic!("{REQUESTS_MAX} requests, and no end"),
+                },
+                outcome = tokio::time::timeout(SYNC_MAX, app.sync(&[], &cancel)) => outcome,
+            };
+            app.close().await;
+            match outcome.expect("the sync does not end") {
+                Ok(()) => End::Done,
+                Err(AppError::Sync(SyncError::Open(_))) => End::Open,
+                Err(error) => End::Failed(error),
+            }
+        });
+        drop(engine);
+        // The lease of a dead process runs out by itself, after seconds that no test needs to wait.
+        let free =
+            sqlx::query("UPDATE heymarket_sync.lease SET expires_at = '-infinity'").execute(&self.pool);
+        self.wait(free).unwrap();
+        end
+    }
+
+    /// When a sync that begins now has read everything up to.
+    pub fn settled(&self) -> DateTime<Utc> {
+        // The server tells its time in whole seconds.
+        let margin = TimeDelta::from_std(self.settings().sync.settle_margin).unwrap();
+        self.state().now() - margin - TimeDelta::seconds(3)
+    }
+
+    fn settings(&self) -> Settings {
+        let SandboxSecret { id, key } = self.sandbox.credentials().secrets[0].clone();
+        let well_known = [
+            ("HEYMARKET_API_BASE_URL", self.sandbox.base_url()),
+            ("HEYMARKET_API_SECRET_ID", id),
+            ("HEYMARKET_API_SECRET_KEY", key),
+            ("DATABASE_URL", self.database.url().to_owned()),
+            ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
+        ];
+        let own = self.settings.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+        let environment =
+            well_known.into_iter().map(|(name, value)| (name.into(), value.into())).chain(own).collect();
+        let nowhere = std::path::PathBuf::from("nowhere");
+        let sources = Sources {
+            config_file: None,
+            working_dir: nowhere.clone(),
+            system_file: nowhere,
+            environment,
+            flags: Vec::new(),
+        };
+        config::load(&sources).unwrap().settings
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.pool.close());
+    }
+}
