@@ -18,9 +18,10 @@ use crate::config::Settings;
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
 use crate::store::{
-    self, Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease, SchemaState, Store, StoreError,
+    self, Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease, RetryOutcome, SchemaState, Store, StoreError,
 };
 use crate::sync::progress::Progress;
+use crate::sync::retry;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
 
@@ -30,6 +31,8 @@ pub use self::backfill::{BackfillProgress, Window};
 const LEAD_WAIT: Duration = Duration::from_secs(30);
 /// How long `run` rests after a term that ended with an error of the database.
 const TERM_REST: Duration = Duration::from_secs(1);
+/// How long a leader may take over the next of the rejects that it was asked to try again.
+const RETRY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long HTTP clients may take for the rest of their requests once the daemon stops.
 const HTTP_GRACE: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,11 @@ pub enum AppError {
         .0.holder, .0.acquired_at, LEAD_WAIT.as_secs()
     )]
     Led(Holder),
+    #[error(
+        "{} leads and did not take up {waiting} rejects within {} s; see its log, or stop it and try again",
+        .holder.holder, RETRY_PATIENCE.as_secs()
+    )]
+    Unheeded { holder: Holder, waiting: usize },
     #[error("{} leads, and left a part of it open, which it tries again from time to time: {outcome}", .holder.holder)]
     BackfillOpen { holder: Holder, outcome: String },
     #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
@@ -197,6 +205,48 @@ impl App {
             Err(_) => server.abort(),
         }
         Ok(())
+    }
+
+    /// Tries the rejects `ids` again: hands them to the leader, or leads itself where there is none. `told` hears
+    /// who leads, where another does, and how many still wait.
+    pub async fn retry_rejects(
+        &self,
+        ids: &[i64],
+        cancel: &CancellationToken,
+        mut told: impl FnMut(Option<&Holder>, usize),
+    ) -> Result<RetryOutcome, AppError> {
+        let mut fewest = usize::MAX;
+        let mut moved = tokio::time::Instant::now();
+        loop {
+            let waiting = self.store.waiting_retries(ids).await?;
+            if waiting == 0 {
+                return Ok(self.store.retry_outcome(ids).await?);
+            }
+            if waiting < fewest {
+                fewest = waiting;
+                moved = tokio::time::Instant::now();
+            }
+            if cancel.is_cancelled() {
+                return Err(SyncError::Stopped.into());
+            }
+            match self.store.acquire_lease(&self.holder).await? {
+                Ok(lease) => {
+                    told(None, waiting);
+                    let cancel = cancel.child_token();
+                    let keeper = Keeper::spawn(self.store.clone(), lease.clone(), cancel.clone());
+                    let done = retry::work_off(&self.store, &lease, &cancel).await;
+                    self.give_up(lease, keeper).await;
+                    done?;
+                }
+                Err(holder) if moved.elapsed() > RETRY_PATIENCE => {
+                    return Err(AppError::Unheeded { holder, waiting });
+                }
+                Err(holder) => {
+                    told(Some(&holder), waiting);
+                    rest(LEASE_POLL, cancel).await;
+                }
+            }
+        }
     }
 
     /// Ends the connections, then the embedded database.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const AT: &str = "2024-12-22T23:31:49.43203Z";
 
 fn page(stream: Stream, rows: &[&str]) -> Rows {
-    read_page(stream, TimeField::Updated, format!("[{}]", rows.join(",")).as_bytes()).unwrap()
+    read_page(stream, TimeField::Updated, &format!("[{}]", rows.join(",")).into()).unwrap()
 }
 
 /// The only message of a page whose row has `fields` beside what it needs to land.
@@ -219,7 +219,7 @@ fn text_that_is_not_utf8_is_mended() {
         b"\"\xFE\":\"\xFE\"}}]",
     ]
     .concat();
-    let rows = read_page(Stream::Messages, TimeField::Updated, &body).unwrap();
+    let rows = read_page(Stream::Messages, TimeField::Updated, &body.into()).unwrap();
     assert_eq!(rows.messages[0].text.as_deref(), Some("a\u{FFFD}\u{FFFD}b"));
     assert_eq!(parsed(&rows.messages[0].extra), Some(json!({"x": {"\u{FFFD}": "\u{FFFD}"}})));
     assert_eq!(rows.rejects, []);
@@ -321,7 +321,7 @@ fn conversations_embedded_in_messages() {
     };
     assert_eq!((stream, source_id.as_deref(), partial), (&Stream::Conversations, Some("12"), &true));
     assert_eq!(reason, "name: an array");
-    assert_eq!(payload, br#"{"id":"12","name":["x"],"read":3,"members":[{"id":2,"name":"n"}]}"#);
+    assert_eq!(&payload[..], br#"{"id":"12","name":["x"],"read":3,"members":[{"id":2,"name":"n"}]}"#);
     assert_eq!(rows.conversations, []);
 }
 

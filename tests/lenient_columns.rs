@@ -7,7 +7,7 @@ use heymarket_sync::api::{
 };
 
 fn read(stream: Stream, row: &str) -> Rows {
-    let rows = read_page(stream, TimeField::Updated, format!("[{row}]").as_bytes()).unwrap();
+    let rows = read_page(stream, TimeField::Updated, &format!("[{row}]").into()).unwrap();
     assert_eq!(rows.rejects, []);
     rows
 }
@@ -53,6 +53,7 @@ fn expected_conversation() -> Conversation {
         updated: day(3),
         members: vec![Member { id: 6, name: text("c3") }],
         extra: None,
+        raw: CONVERSATION.into(),
     }
 }
 
@@ -86,6 +87,7 @@ fn messages() {
         updated: day(5),
         user_id: Some(5),
         extra: None,
+        raw: row.into(),
     };
     assert_eq!(rows.messages, [expected]);
     assert_eq!(rows.embedded, [expected_conversation()]);
@@ -135,6 +137,7 @@ fn contacts() {
             user_id: Some(4),
         }],
         extra: None,
+        raw: row.into(),
     };
     assert_eq!(read(Stream::Contacts, row).contacts, [expected]);
 }

@@ -9,7 +9,7 @@ use heymarket_sync::api::{
 const AT: &str = "2024-12-22T23:31:49.43203Z";
 
 fn page(stream: Stream, rows: &[&str]) -> Rows {
-    read_page(stream, TimeField::Updated, format!("[{}]", rows.join(",")).as_bytes()).unwrap()
+    read_page(stream, TimeField::Updated, &format!("[{}]", rows.join(",")).into()).unwrap()
 }
 
 fn time(text: &str) -> DateTime<Utc> {
@@ -43,7 +43,7 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
             assert_eq!(rows.placed, [(time(AT), 8), (time(AT), 9)]);
             assert_eq!(rows.messages.len() + rows.conversations.len() + rows.contacts.len(), 2);
             let source_id = reason.starts_with("updated").then(|| "1".to_owned());
-            let payload = row.as_bytes().to_vec();
+            let payload = row.into();
             let reason = reason.to_owned();
             assert_eq!(rows.rejects, [Reject { stream, source_id, partial: false, reason, payload }]);
         }
@@ -52,8 +52,8 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
 
 #[test]
 fn messages_are_placed_by_the_time_that_is_asked_for() {
-    let body = br#"[{"id":"5","date":"2024-01-01T00:00:00Z","updated":"soon"},{"id":5,"updated":"2024-01-01T00:00:00Z"}]"#;
-    let rows = read_page(Stream::Messages, TimeField::Date, body).unwrap();
+    let body = r#"[{"id":"5","date":"2024-01-01T00:00:00Z","updated":"soon"},{"id":5,"updated":"2024-01-01T00:00:00Z"}]"#;
+    let rows = read_page(Stream::Messages, TimeField::Date, &body.into()).unwrap();
     assert_eq!(rows.placed, [(time("2024-01-01T00:00:00Z"), 5)]);
     assert_eq!(rows.messages[0].updated, None);
     let verdicts: Vec<_> =
@@ -71,11 +71,12 @@ fn a_row_repeated_on_a_page_comes_twice() {
 #[test]
 fn a_row_alone_needs_only_its_id() {
     let mut rows = Rows::default();
-    read_row(Stream::Conversations, None, b" {\"id\":4}\n", &mut rows);
-    read_row(Stream::Conversations, None, b"{\"id\":4} {}", &mut rows);
-    read_row(Stream::Conversations, None, b"{\"id\":4,", &mut rows);
-    read_row(Stream::Conversations, None, b"", &mut rows);
-    assert_eq!(rows.conversations, [Conversation { id: 4, ..Conversation::default() }]);
+    read_row(Stream::Conversations, None, &" {\"id\":4}\n".into(), &mut rows);
+    read_row(Stream::Conversations, None, &"{\"id\":4} {}".into(), &mut rows);
+    read_row(Stream::Conversations, None, &"{\"id\":4,".into(), &mut rows);
+    read_row(Stream::Conversations, None, &"".into(), &mut rows);
+    let raw = " {\"id\":4}\n".into();
+    assert_eq!(rows.conversations, [Conversation { id: 4, raw, ..Conversation::default() }]);
     assert_eq!((rows.elements, rows.placed.len()), (0, 0));
     let payloads: Vec<_> = rows.rejects.iter().map(|reject| &reject.payload[..]).collect();
     assert_eq!(payloads, [&b"{\"id\":4} {}"[..], b"{\"id\":4,", b""]);
@@ -85,10 +86,9 @@ fn a_row_alone_needs_only_its_id() {
 fn bodies_that_are_no_array_of_rows() {
     let deep = format!("[{}{}]", "[".repeat(MAX_DEPTH + 1), "]".repeat(MAX_DEPTH + 1));
     let many = format!("[{}1]", "1,".repeat(MAX_ROWS_PER_PAGE));
-    let cases: [(&str, usize, &str); 20] = [
+    let cases: [(&str, usize, &str); 19] = [
         ("", 0, "it does not begin with a bracket"),
         ("<html>", 0, "it does not begin with a bracket"),
-        ("null", 0, "it does not begin with a bracket"),
         (" {\"error\":\"bad_data\"}", 1, "it does not begin with a bracket"),
         ("[", 1, "it ends inside a value"),
         ("[{}", 3, "it ends inside a value"),
@@ -105,12 +105,12 @@ fn bodies_that_are_no_array_of_rows() {
         ("[{\"a\" 1}]", 6, "a colon is missing after a field name"),
         ("[{\"a\":1]}", 7, "a comma or a closing bracket is missing"),
         (&deep, MAX_DEPTH + 1, "it is nested too deeply"),
-        (&many, 200_002, "it has too many rows"),
+        (&many, 100_002, "it has too many rows"),
     ];
     for (body, offset, reason) in cases {
         let error = split(body.as_bytes()).expect_err(reason);
         assert_eq!((error.offset, error.reason), (offset, reason), "{body:.20}");
-        assert!(read_page(Stream::Messages, TimeField::Date, body.as_bytes()).is_err());
+        assert!(read_page(Stream::Messages, TimeField::Date, &body.to_owned().into()).is_err());
     }
 }
 
@@ -120,6 +120,7 @@ fn elements_are_split_as_they_came() {
     let elements: [&[u8]; 6] = [b"{\"a\" : \"\xFF]\\\"\\ud800\"}", b"1e999", b"NaN", b"[ ]", b"{ }", b"\"\""];
     assert_eq!(split(body).unwrap(), elements);
     assert_eq!(split(b"[]").unwrap(), [b""; 0]);
+    assert_eq!(split(b" null\n").unwrap(), [b""; 0]);
     let deep = format!("[{}{}]", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
     assert_eq!(split(deep.as_bytes()).unwrap().len(), 1);
 }

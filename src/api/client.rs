@@ -3,6 +3,7 @@
 mod answer;
 mod exchange;
 mod probe;
+mod room;
 mod transport;
 
 use std::{
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     exchange::{Call, Latency, cancelled},
     probe::Trouble,
+    room::Room,
     transport::http_client,
 };
 use super::{
@@ -39,6 +41,7 @@ use crate::config;
 pub use self::{
     exchange::{REQUESTS_METRIC, SECONDS_METRIC},
     probe::PROBES_METRIC,
+    room::Share,
 };
 
 /// Talks to the source. Cheap to clone; clones share the limit, the token, the connections, and what is known of
@@ -53,6 +56,7 @@ struct Shared {
     http: reqwest::Client,
     base_url: Url,
     max_body: u64,
+    room: Room,
     auth: Auth,
     limiter: Limiter,
     /// Requests under way at once.
@@ -67,6 +71,9 @@ struct Shared {
 pub struct Response {
     /// Begins and ends as the JSON value that the endpoint gives; what is between is unchecked.
     pub body: Bytes,
+    /// What the body takes of the memory for bodies; to be kept as long as what was read of it. Whoever keeps
+    /// several waits for itself.
+    pub room: Option<Share>,
     /// The server's clock (`Date` header), in whole seconds.
     pub server_time: Option<DateTime<Utc>>,
     pub request_id: Option<String>,
@@ -103,6 +110,7 @@ impl Client {
                     .map_err(|error| ApiError::new(ErrorKind::Setup, "setup").with_source(error))?,
                 base_url: settings.base_url.clone(),
                 max_body: settings.max_body,
+                room: Room::new(settings.max_body),
                 auth: Auth::new(credentials),
                 limiter: Limiter::new(settings.requests_per_minute),
                 in_flight: Semaphore::new(settings.max_in_flight),

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use super::model::UnreadableBody;
+
 /// Longest text of the server's that an error repeats, in characters.
 const MAX_SERVER_TEXT: usize = 200;
 
@@ -98,6 +100,7 @@ pub struct ApiError {
     attempts: u32,
     server_message: Option<String>,
     redirect_host: Option<String>,
+    body: Option<UnreadableBody>,
     outage: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -112,6 +115,7 @@ impl ApiError {
             attempts: 0,
             server_message: None,
             redirect_host: None,
+            body: None,
             outage: false,
             source: None,
         }
@@ -140,6 +144,11 @@ impl ApiError {
 
     pub(super) fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
+        self
+    }
+
+    pub(super) fn with_body(mut self, body: UnreadableBody) -> Self {
+        self.body = Some(body);
         self
     }
 
@@ -176,6 +185,11 @@ impl ApiError {
     /// How many requests were sent for this call.
     pub fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// The body of the last attempt, where there was a whole one that is not what the endpoint gives.
+    pub fn body(&self) -> Option<&UnreadableBody> {
+        self.body.as_ref()
     }
 
     /// The `error` and `message` fields of the server's answer, at most 200 characters.

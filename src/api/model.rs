@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 /// What is mirrored.
@@ -79,6 +80,8 @@ pub struct Message {
     pub user_id: Option<i64>,
     /// Unknown fields, and raw values of known fields that could not be read.
     pub extra: Option<Json>,
+    /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +112,8 @@ pub struct Conversation {
     /// One entry per member id; of an id listed twice, the later one.
     pub members: Vec<Member>,
     pub extra: Option<Json>,
+    /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,6 +150,8 @@ pub struct Contact {
     /// One entry per note id; of an id listed twice, the later one.
     pub notes: Vec<Note>,
     pub extra: Option<Json>,
+    /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -166,8 +173,32 @@ pub struct Reject {
     pub partial: bool,
     /// Which fields could not be read and why; never holds a value of the row.
     pub reason: String,
-    /// The row's bytes as they came.
-    pub payload: Vec<u8>,
+    /// The row's bytes as they came, a slice of its page's body.
+    pub payload: Bytes,
+}
+
+/// The body of a page that was no list of rows, cut to a length that can be kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UnreadableBody {
+    /// Its first bytes as they came, [`UnreadableBody::MAX_KEPT`] at most.
+    pub kept: Bytes,
+    /// Bytes of the whole.
+    pub length: usize,
+}
+
+impl UnreadableBody {
+    /// The most bytes that are kept.
+    pub const MAX_KEPT: usize = 64 * 1024;
+
+    pub fn of(body: &[u8]) -> Self {
+        Self { kept: Bytes::copy_from_slice(&body[..body.len().min(Self::MAX_KEPT)]), length: body.len() }
+    }
+}
+
+impl fmt::Debug for UnreadableBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.length)
+    }
 }
 
 /// What one page brought.
@@ -184,4 +215,14 @@ pub struct Rows {
     pub placed: Vec<(DateTime<Utc>, i64)>,
     /// How many elements the page's array had, readable or not.
     pub elements: usize,
+}
+
+impl Rows {
+    /// Length of the rows' and rejects' own bytes: about the memory that what was read of them takes.
+    pub fn bytes(&self) -> usize {
+        self.messages.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.conversations.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.contacts.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.rejects.iter().map(|reject| reject.payload.len()).sum::<usize>()
+    }
 }

@@ -6,6 +6,7 @@ pub mod config;
 mod demo;
 mod healthcheck;
 mod progress;
+mod rejects;
 mod run;
 pub mod sandbox;
 mod status;
@@ -73,6 +74,7 @@ enum Verb {
         after_help = "Example: with a role that may create tables\n\n  DATABASE_URL=postgres://owner@host/database heymarket-sync migrate"
     )]
     Migrate,
+    Rejects(rejects::RejectsArgs),
     /// The configuration in force, each value with where it came from, secrets hidden
     #[command(after_help = "Example:\n\n  heymarket-sync config")]
     Config,
@@ -155,6 +157,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Status(args) => status::run(args, loaded.settings, cancel).await,
         Verb::Check => check::run(loaded.settings, cancel).await,
         Verb::Migrate => migrate(loaded.settings, cancel).await,
+        Verb::Rejects(args) => rejects::run(args, loaded.settings, cancel).await,
         Verb::Demo(args) => demo::run(args, loaded.settings, &bars, cancel).await,
         Verb::Healthcheck => healthcheck::run(&loaded.settings).await,
         Verb::Sandbox(_) => Ok(()),

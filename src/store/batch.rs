@@ -7,7 +7,7 @@ use crate::{
     interval::Interval,
 };
 
-use super::LineKey;
+use super::{LineKey, UnreadablePage};
 
 /// Rows and proofs of any number of pages, in reading order, for one [`Store::commit`](super::Store::commit).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Batch {
     pub embedded: Vec<Conversation>,
     pub contacts: Vec<Contact>,
     pub rejects: Vec<Reject>,
+    /// Pages that were no list of rows.
+    pub pages: Vec<UnreadablePage>,
     /// Source ids among `rejects` that a page read later brought readable; [`Batch::push`] finds them.
     pub reread: HashSet<(Stream, String)>,
     /// Intervals that the rows of this batch, with what is held already, prove.
@@ -148,7 +150,7 @@ mod tests {
             source_id: Some(id.to_owned()),
             partial: true,
             reason: "date".to_owned(),
-            payload: b"{}".to_vec(),
+            payload: "{}".into(),
         }
     }
 

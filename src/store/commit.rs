@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::PgConnection;
+
 use crate::interval::Interval;
 
 use super::{
-    Batch, Lease, LineKey, Store, StoreError, contacts, conversations, coverage, lease, messages, rejects,
-    runs,
+    Batch, Lease, LineKey, Store, StoreError, coverage, lease, page_rejects,
+    refusal::{Part, Refused},
+    rejects, runs,
 };
 
 /// Begins a writing transaction. Without the setting, a plan that was made while a table was small scans
 /// it once per row, and goes on so, while the table grows to millions, until the next ANALYZE.
-const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
 
 /// How many rows a commit wrote; unchanged and older ones are not written and not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,15 @@ pub struct Committed {
     pub conversations: u64,
     pub contacts: u64,
     pub rejects: u64,
+    /// Rows that PostgreSQL refused; they are among `rejects`.
+    pub refused: u64,
+}
+
+/// How rows are written: all of a table at once, or so that those which PostgreSQL refuses are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    Together,
+    Sifted,
 }
 
 impl Store {
@@ -27,25 +39,30 @@ impl Store {
     /// rejects, tallies, coverage, each sorted by key, and at the end checks `lease`. All of it is kept or
     /// none; the same batch may be committed again after an error.
     ///
-    /// A proof for a line whose pass has ended is dropped; [`Store::begin_pass`] comes before the first.
+    /// A row that PostgreSQL refuses is set aside alone, whole, in the same transaction. A proof for a line
+    /// whose pass has ended is dropped; [`Store::begin_pass`] comes before the first.
     ///
     /// # Errors
-    /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again;
-    /// [`StoreError::is_data`] errors are due to a row.
+    /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
+        match self.commit_with(Care::Together, lease, batch).await {
+            Err(error) if error.is_data() => self.commit_with(Care::Sifted, lease, batch).await,
+            done => done,
+        }
+    }
+
+    async fn commit_with(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let mut transaction =
             self.pool.begin_with(BEGIN).await.map_err(StoreError::query("beginning a transaction"))?;
-        let conversations = batch.newest_conversations();
-        let messages = batch.newest_messages();
-        let contacts = batch.newest_contacts();
-        let written = Committed {
-            conversations: conversations::upsert(&mut transaction, &conversations).await?,
-            messages: messages::upsert(&mut transaction, &messages).await?,
-            contacts: contacts::upsert(&mut transaction, &contacts).await?,
-            rejects: rejects::upsert(&mut transaction, &batch.rejects).await?,
-        };
-        rejects::resolve(&mut transaction, batch, &messages, &conversations, &contacts).await?;
-        runs::credit(&mut transaction, &batch.tallies, &written, batch.conversations.is_empty()).await?;
+        let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
+        // The refused come last: of two rejects of a row, the later counts.
+        let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();
+        written.rejects = rejects::upsert(&mut transaction, &set_aside).await?;
+        written.rejects += page_rejects::upsert(&mut transaction, &batch.pages).await?;
+        rejects::resolve(&mut transaction, batch, &refused).await?;
+        page_rejects::resolve(&mut transaction, &batch.proofs).await?;
+        runs::credit(&mut transaction, &batch.tallies, &written, &refused, batch.conversations.is_empty())
+            .await?;
         for (key, intervals) in by_line(&batch.proofs) {
             coverage::prove(&mut transaction, key, &intervals).await?;
         }
@@ -53,6 +70,30 @@ impl Store {
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
         Ok(written)
     }
+}
+
+/// Writes the rows of `batch`, and returns what was written and what PostgreSQL refused.
+pub(super) async fn write_rows(
+    connection: &mut PgConnection,
+    care: Care,
+    batch: &Batch,
+) -> Result<(Committed, Refused), StoreError> {
+    let (conversations, messages, contacts) =
+        (batch.newest_conversations(), batch.newest_messages(), batch.newest_contacts());
+    let mut written = Committed::default();
+    let mut refused = Refused::default();
+    for (rows, part) in [
+        (&mut written.conversations, Part::Conversations(&conversations)),
+        (&mut written.messages, Part::Messages(&messages)),
+        (&mut written.contacts, Part::Contacts(&contacts)),
+    ] {
+        *rows = match care {
+            Care::Together => part.write(connection).await?,
+            Care::Sifted => part.sift(connection, &mut refused).await?,
+        };
+    }
+    written.refused = refused.rejects.len() as u64;
+    Ok((written, refused))
 }
 
 /// Proofs of each line, lines in the order in which every writer locks them.

@@ -12,8 +12,11 @@ mod coverage;
 mod error;
 mod lease;
 mod messages;
+mod page_rejects;
 mod readings;
+mod refusal;
 mod rejects;
+mod retries;
 mod runs;
 mod schema;
 mod status;
@@ -29,7 +32,10 @@ pub use self::{
     coverage::PassState,
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
+    page_rejects::UnreadablePage,
     readings::{Reading, UNDECIDED},
+    rejects::HeldReject,
+    retries::{Requested, RetryOutcome},
     runs::Run,
     schema::SchemaState,
     status::{Status, StreamStatus},

@@ -5,11 +5,85 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::api::model::{Contact, Conversation, Message, Reject, Stream};
+use crate::api::model::{Reject, Stream};
 
-use super::{Batch, Store, StoreError};
+use super::{Batch, Store, StoreError, refusal::Refused};
+
+/// How many rejects are listed at once.
+const LISTED: i64 = 500;
+
+/// A reject without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldReject {
+    pub id: i64,
+    pub stream: String,
+    pub source_id: Option<String>,
+    pub partial: bool,
+    pub reason: String,
+    /// Length of the payload.
+    pub bytes: i32,
+    pub first_seen: DateTime<Utc>,
+    pub last_seen: DateTime<Utc>,
+    pub times: i64,
+    pub resolved_at: Option<DateTime<Utc>>,
+    pub retry_requested_at: Option<DateTime<Utc>>,
+}
 
 impl Store {
+    /// The rejects after number `after`, by ascending number, the next few hundred of them; empty at the end.
+    /// Of one stream, or of all; open ones, or resolved ones too (`all`).
+    pub async fn list_rejects(
+        &self,
+        after: i64,
+        stream: Option<Stream>,
+        all: bool,
+    ) -> Result<Vec<HeldReject>, StoreError> {
+        sqlx::query_as!(
+            HeldReject,
+            r#"SELECT id, stream, source_id, partial, reason, octet_length(payload) AS "bytes!", first_seen,
+                      last_seen, times, resolved_at, retry_requested_at
+               FROM heymarket_sync.rejects
+               WHERE id > $1 AND ($2::text IS NULL OR stream = $2) AND ($3 OR resolved_at IS NULL)
+               ORDER BY id LIMIT $4"#,
+            after,
+            stream.map(Stream::name),
+            all,
+            LISTED,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("listing rejects"))
+    }
+
+    /// The reject with number `id`, and its payload as it came.
+    pub async fn reject(&self, id: i64) -> Result<Option<(HeldReject, Vec<u8>)>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT id, stream, source_id, partial, reason, payload, first_seen, last_seen, times, resolved_at,
+                      retry_requested_at
+               FROM heymarket_sync.rejects WHERE id = $1"#,
+            id,
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::query("reading a reject"))?;
+        Ok(row.map(|row| {
+            let held = HeldReject {
+                id: row.id,
+                stream: row.stream,
+                source_id: row.source_id,
+                partial: row.partial,
+                reason: row.reason,
+                bytes: i32::try_from(row.payload.len()).unwrap_or(i32::MAX),
+                first_seen: row.first_seen,
+                last_seen: row.last_seen,
+                times: row.times,
+                resolved_at: row.resolved_at,
+                retry_requested_at: row.retry_requested_at,
+            };
+            (held, row.payload)
+        }))
+    }
+
     /// How many rejects of each stream are unresolved; streams without any are left out.
     pub async fn open_rejects(&self) -> Result<BTreeMap<Stream, u64>, StoreError> {
         let rows = sqlx::query!(
@@ -31,7 +105,7 @@ impl Store {
 
 /// Sets `rejects` aside: one row per source id, or per payload where the id is unknown, with the latest
 /// payload and reason. Returns how many rows that wrote.
-pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[Reject]) -> Result<u64, StoreError> {
+pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
     if rejects.is_empty() {
         return Ok(0);
     }
@@ -39,7 +113,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[Reject]) ->
     let source_ids: Vec<_> = rejects.iter().map(|reject| reject.source_id.as_deref()).collect();
     let partials: Vec<_> = rejects.iter().map(|reject| reject.partial).collect();
     let reasons: Vec<_> = rejects.iter().map(|reject| reject.reason.as_str()).collect();
-    let payloads: Vec<_> = rejects.iter().map(|reject| reject.payload.as_slice()).collect();
+    let payloads: Vec<_> = rejects.iter().map(|reject| &reject.payload[..]).collect();
     let written = sqlx::query!(
         r#"
         INSERT INTO heymarket_sync.rejects AS held (stream, source_id, partial, reason, payload, times)
@@ -73,30 +147,35 @@ pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[Reject]) ->
 pub(super) async fn resolve(
     connection: &mut PgConnection,
     batch: &Batch,
-    messages: &[&Message],
-    conversations: &[(&Conversation, bool)],
-    contacts: &[&Contact],
+    refused: &Refused,
 ) -> Result<(), StoreError> {
     let streams = Stream::ALL.map(Stream::name);
     let open = sqlx::query_scalar!(
         r#"SELECT s AS "stream!" FROM unnest($1::text[]) AS s
            WHERE EXISTS (
                SELECT FROM heymarket_sync.rejects r
-               WHERE r.stream = s AND r.source_id IS NOT NULL AND r.resolved_at IS NULL)"#,
+               WHERE r.stream = s AND r.source_id IS NOT NULL AND r.resolved_at IS NULL
+                 AND r.line IS NULL)"#,
         streams.as_slice() as _,
     )
     .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::query("looking for open rejects"))?;
     for stream in Stream::ALL.into_iter().filter(|stream| open.iter().any(|name| name == stream.name())) {
-        let versions: Vec<Version> = match stream {
-            Stream::Messages => messages.iter().map(|row| (row.id, None, row.updated)).collect(),
+        let mut versions: Vec<Version> = match stream {
+            Stream::Messages => {
+                batch.newest_messages().iter().map(|row| (row.id, None, row.updated)).collect()
+            }
             Stream::Conversations => {
-                let listed = conversations.iter().filter(|(_, embedded)| !embedded);
+                let newest = batch.newest_conversations();
+                let listed = newest.iter().filter(|(_, embedded)| !embedded);
                 listed.map(|(row, _)| (row.id, None, row.updated)).collect()
             }
-            Stream::Contacts => contacts.iter().map(|row| (row.id, row.rev, row.updated)).collect(),
+            Stream::Contacts => {
+                batch.newest_contacts().iter().map(|row| (row.id, row.rev, row.updated)).collect()
+            }
         };
+        versions.retain(|(id, ..)| refused.reason(stream, *id).is_none());
         resolve_stream(connection, batch, stream, &versions).await?;
     }
     Ok(())
@@ -128,7 +207,7 @@ async fn resolve_stream(
     }
     sqlx::query!(
         r#"
-        UPDATE heymarket_sync.rejects r SET resolved_at = now()
+        UPDATE heymarket_sync.rejects r SET resolved_at = now(), retry_requested_at = NULL
         FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS i (source_id, id, rev, updated)
         WHERE r.stream = $1 AND r.source_id = i.source_id AND r.resolved_at IS NULL
           AND CASE $1

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use crate::api::model::Stream;
 
-use super::{Committed, Store, StoreError, Tally};
+use super::{Committed, Store, StoreError, Tally, refusal::Refused};
 
 /// How many runs of each stream are kept; older ones are deleted when a run starts.
 const KEPT_RUNS: i64 = 1000;
@@ -79,12 +79,13 @@ impl Store {
     }
 }
 
-/// Adds `tallies` to their runs. Rows written are credited once, to the first of the stream's runs;
+/// Adds `tallies` to their runs. Rows written and refused are credited once, to the first of the stream's runs;
 /// conversations to a run of messages where they all came embedded.
 pub(super) async fn credit(
     connection: &mut PgConnection,
     tallies: &[Tally],
     written: &Committed,
+    refused: &Refused,
     only_embedded: bool,
 ) -> Result<(), StoreError> {
     if tallies.is_empty() {
@@ -94,6 +95,11 @@ pub(super) async fn credit(
         if only_embedded { (written.conversations, 0) } else { (0, written.conversations) };
     let streams = [Stream::Messages, Stream::Conversations, Stream::Contacts].map(Stream::name);
     let rows_written = [written.messages + embedded, listed, written.contacts].map(|rows| rows as i64);
+    let refused = [Stream::Messages, Stream::Conversations, Stream::Contacts].map(|stream| {
+        let from_messages = only_embedded && stream == Stream::Messages;
+        let conversations = if from_messages { refused.count(Stream::Conversations) } else { 0 };
+        refused.count(stream) + conversations
+    });
     sqlx::query!(
         r#"
         WITH tally AS (
@@ -105,14 +111,18 @@ pub(super) async fn credit(
         ), credited AS (
             SELECT tally.*,
                    CASE row_number() OVER (PARTITION BY runs.stream ORDER BY position)
-                   WHEN 1 THEN coalesce(w.rows_written, 0) ELSE 0 END AS rows_written
+                   WHEN 1 THEN coalesce(w.rows_written, 0) ELSE 0 END AS rows_written,
+                   CASE row_number() OVER (PARTITION BY runs.stream ORDER BY position)
+                   WHEN 1 THEN coalesce(w.refused, 0) ELSE 0 END AS refused
             FROM tally
             JOIN heymarket_sync.runs ON runs.id = tally.run
-            LEFT JOIN unnest($5::text[], $6::bigint[]) AS w (stream, rows_written) ON w.stream = runs.stream
+            LEFT JOIN unnest($5::text[], $6::bigint[], $7::bigint[]) AS w (stream, rows_written, refused)
+                 ON w.stream = runs.stream
         )
         UPDATE heymarket_sync.runs r
         SET requests = r.requests + c.requests, rows_read = r.rows_read + c.rows_read,
-            rejected = r.rejected + c.rejected, rows_written = r.rows_written + c.rows_written
+            rejected = r.rejected + c.rejected + c.refused,
+            rows_written = r.rows_written + c.rows_written
         FROM credited c
         WHERE r.id = c.run
         "#,
@@ -122,6 +132,7 @@ pub(super) async fn credit(
         &tallies.iter().map(|tally| tally.rejected).collect::<Vec<_>>(),
         streams.as_slice() as _,
         rows_written.as_slice(),
+        refused.as_slice(),
     )
     .execute(connection)
     .await

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use crate::api::limiter::Priority;
 use crate::config::StreamSettings;
 use crate::interval::{Interval, TICK};
 use crate::store::STANDING;
-use crate::telemetry;
 
 use super::fill;
 use super::line::Line;
@@ -212,11 +210,6 @@ impl LineTask {
         self.passes.ended(&ended.pass);
         match ended.outcome {
             Ok(open) => Ok(open.len()),
-            // The gap stays; the next sweep tries it again.
-            Err(SyncError::Page(error)) if self.engine.reader.patient => {
-                warn!(stream = %self.errand.line.stream, error = telemetry::chain(&error), "a fill was given up");
-                Ok(1)
-            }
             Err(error) => Err(error),
         }
     }

@@ -1,6 +1,7 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
 pub mod detect;
+mod detour;
 pub mod fill;
 pub mod line;
 mod line_task;
@@ -9,6 +10,7 @@ mod passes;
 pub mod planner;
 pub mod progress;
 pub mod readings;
+pub mod retry;
 pub mod scheduler;
 mod survey;
 pub mod walk;

@@ -21,6 +21,7 @@ use super::line::Line;
 use super::line_task::{Duty, LineTask};
 use super::lines::Lines;
 use super::progress::Progress;
+use super::retry::Retries;
 use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
@@ -33,8 +34,6 @@ pub enum SyncError {
     Stopped,
     #[error("the API could not be read")]
     Api(#[source] ApiError),
-    #[error("a page could not be read")]
-    Page(#[source] WalkError),
     #[error("the database could not be used")]
     Store(#[source] StoreError),
     #[error("{0} intervals stayed open; see the log and `heymarket-sync status`")]
@@ -47,7 +46,6 @@ impl From<WalkError> for SyncError {
             // The writer's own error is told by its task.
             WalkError::Stopped | WalkError::Writer(_) => Self::Stopped,
             WalkError::Api(error) => error.into(),
-            error @ WalkError::Unreadable { .. } => Self::Page(error),
         }
     }
 }
@@ -133,6 +131,7 @@ impl Term {
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
         };
+        let retries = Retries::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let mut tasks = JoinSet::new();
         for stream in streams.iter().copied() {
             let engine = engine.clone();
@@ -157,6 +156,7 @@ impl Term {
                 outcome = worse(outcome, error);
             }
         }
+        retries.stop().await;
         match (&mut written).await {
             Ok(Ok(())) => outcome,
             Ok(Err(error)) => Err(SyncError::Store(error)),

@@ -12,19 +12,23 @@ use crate::api::client::{Client, Response};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::lenient;
 use crate::api::limiter::Priority;
+use crate::api::model::UnreadableBody;
 use crate::clock;
 use crate::interval::{Interval, TICK};
+use crate::store::UnreadablePage;
 use crate::telemetry;
 
 use super::detect::Probe;
 use super::line::Line;
 use super::progress::Progress;
 use super::readings::Readings;
-use super::walk::{Next, Obstacle, Place, Walk};
+use super::walk::{Ask, Next, Obstacle, Place, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
-/// How often a page that is not an array of rows is asked again before the walk leaves it.
-const UNREADABLE_RETRIES: u32 = 4;
+/// How often a page that is not an array of rows is asked again as it is, before it is asked for in smaller parts.
+const UNREADABLE_RETRIES: u32 = 2;
+/// How often one walk goes around what cannot be read.
+const MAX_DETOURS: usize = 100;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
@@ -59,8 +63,6 @@ pub enum WalkError {
     Stopped,
     #[error("the API could not be read")]
     Api(#[source] ApiError),
-    #[error("{endpoint}: {tries} answers in a row were not an array of rows (request id {request_id})")]
-    Unreadable { endpoint: &'static str, tries: u32, request_id: String },
     #[error(transparent)]
     Writer(#[from] WriterGone),
 }
@@ -145,16 +147,28 @@ impl Reader {
                 // The semaphore is never closed.
                 permit = Arc::clone(&share).acquire_owned() => permit.map_err(|_| WriterGone)?,
             };
-            let response = match self.ask(errand, &walk).await {
+            let response = match self.ask(errand, walk.ask()).await {
                 Ok(response) => response,
                 Err(error) => {
                     let finding = match error.kind() {
                         ErrorKind::Cancelled => return Err(WalkError::Stopped),
                         _ if error.is_outage() => return Err(WalkError::Api(error)),
                         ErrorKind::TooLarge if walk.halve() => continue,
-                        ErrorKind::TooLarge => None,
+                        ErrorKind::TooLarge => {
+                            match self
+                                .go_around(errand, claim, &mut walk, &mut walked, Obstacle::TooLarge)
+                                .await?
+                            {
+                                true => continue,
+                                false => None,
+                            }
+                        }
                         ErrorKind::BadRequest => Some(walk.refused()),
                         _ => {
+                            if let Some(body) = error.body() {
+                                let reason = telemetry::chain(&error);
+                                self.set_aside(errand, &walk, reason, body.clone()).await?;
+                            }
                             let (line, error) = (errand.line.name(), telemetry::chain(&error));
                             warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
                             Some(walk.failed())
@@ -176,16 +190,27 @@ impl Reader {
                     unreadable += 1;
                     let request_id = response.request_id.unwrap_or_default();
                     warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
-                    if unreadable > UNREADABLE_RETRIES {
-                        let endpoint = errand.line.stream.name();
-                        return Err(WalkError::Unreadable { endpoint, tries: unreadable, request_id });
+                    if !error.is_too_many_rows() && unreadable <= UNREADABLE_RETRIES {
+                        self.pause(&mut retry).await?;
+                        continue;
                     }
-                    self.pause(&mut retry).await?;
-                    continue;
+                    if walk.halve() {
+                        continue;
+                    }
+                    let reason = format!("{error} (request id {request_id})");
+                    self.set_aside(errand, &walk, reason, UnreadableBody::of(&response.body)).await?;
+                    drop((response.body, response.room));
+                    if self.go_around(errand, claim, &mut walk, &mut walked, Obstacle::Unreadable).await? {
+                        continue;
+                    }
+                    return Ok(self.leave(errand, walk, walked, Obstacle::Unreadable));
                 }
             };
-            unreadable = 0;
-            retry = RETRY_FIRST;
+            // Once there is a page that waiting does not mend, the way to it is only narrowed down.
+            if unreadable <= UNREADABLE_RETRIES {
+                unreadable = 0;
+                retry = RETRY_FIRST;
+            }
             if asked == 0 {
                 walked.ceiling = self.ceiling(response.server_time).min(gap.end());
             }
@@ -213,9 +238,8 @@ impl Reader {
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
-            self.writer
-                .page(Page { stream: errand.line.stream, run: errand.run, rows, proofs, unwritten })
-                .await?;
+            let (stream, run, room) = (errand.line.stream, errand.run, response.room);
+            self.writer.page(Page { stream, run, rows, proofs, unwritten, room }).await?;
             match finding.next {
                 Next::Done => {
                     walked.complete = true;
@@ -228,10 +252,51 @@ impl Reader {
         }
     }
 
-    async fn ask(&self, errand: &Errand, walk: &Walk) -> Result<Response, ApiError> {
+    pub(super) async fn ask(&self, errand: &Errand, ask: &Ask) -> Result<Response, ApiError> {
         let cursor_field = self.readings.of(errand.line.stream).cursor;
-        let request = errand.line.request(walk.ask(), cursor_field);
+        let request = errand.line.request(ask, cursor_field);
         self.client.page(&request, errand.priority, &self.cancel).await
+    }
+
+    /// Goes on below what cannot be read: `walk` becomes one over the rest. `false`: there is no way around.
+    async fn go_around(
+        &self,
+        errand: &Errand,
+        claim: &Claim,
+        walk: &mut Walk,
+        walked: &mut Walked,
+        obstacle: Obstacle,
+    ) -> Result<bool, WalkError> {
+        if walked.obstacles.len() >= MAX_DETOURS {
+            return Ok(false);
+        }
+        // The newest row of all may be the one.
+        let from_top = walk.ask().cursor.is_none();
+        let blocked = if from_top { self.server_now().max(walk.reached()) } else { walk.reached() };
+        let start = claim.locked().gap.start();
+        let Some(open) = self.detour(errand, start, blocked).await? else { return Ok(false) };
+        let Some(rest) = Interval::new(start, open) else { return Ok(false) };
+        let upper = if from_top { blocked } else { walk.reached() };
+        // Otherwise it is in the way of a second look at what was read already.
+        let Some(hole) = Interval::new(Some(open), upper) else { return Ok(false) };
+        warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+        walked.obstacles.push((hole, obstacle));
+        *walk = Walk::below(rest, self.limit);
+        walked.reached = walk.reached();
+        let mut state = claim.locked();
+        state.reached = state.reached.min(open);
+        Ok(true)
+    }
+
+    async fn set_aside(
+        &self,
+        errand: &Errand,
+        walk: &Walk,
+        reason: String,
+        body: UnreadableBody,
+    ) -> Result<(), WriterGone> {
+        let key = errand.line.key(&errand.pass);
+        self.writer.unreadable(UnreadablePage { key, below: walk.reached(), reason, body }).await
     }
 
     /// What is newer than this may still become visible: the settle margin behind the server's clock.

@@ -9,10 +9,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::api::client::Share;
 use crate::api::model::{Rows, Stream};
 use crate::clock;
 use crate::interval::Interval;
-use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally};
+use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally, UnreadablePage};
 
 use super::progress::Progress;
 
@@ -23,6 +24,8 @@ pub const UNWRITTEN_PAGES: usize = 2;
 const QUEUE_PAGES: usize = 32;
 /// Rows after which a transaction takes no further page.
 const BATCH_ROWS: usize = 5_000;
+/// Bytes of rows after which it takes none.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(10);
 
@@ -35,10 +38,13 @@ pub struct Page {
     pub proofs: Vec<(LineKey, Interval)>,
     /// The page's share of [`UNWRITTEN_PAGES`], given back once it is committed.
     pub unwritten: OwnedSemaphorePermit,
+    /// What its body takes of the memory for bodies, given back once it is committed.
+    pub room: Option<Share>,
 }
 
 enum Work {
     Page(Box<Page>),
+    Unreadable(Box<UnreadablePage>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -72,6 +78,11 @@ impl Writer {
         self.queue.send(Work::Page(Box::new(page))).await.map_err(|_| WriterGone)
     }
 
+    /// Hands over a page that was no list of rows, to be set aside.
+    pub async fn unreadable(&self, page: UnreadablePage) -> Result<(), WriterGone> {
+        self.queue.send(Work::Unreadable(Box::new(page))).await.map_err(|_| WriterGone)
+    }
+
     /// Returns when all pages handed over before are committed.
     pub async fn flush(&self) -> Result<(), WriterGone> {
         let (done, committed) = oneshot::channel();
@@ -94,26 +105,28 @@ impl Task {
             let mut flushes = Vec::new();
             let mut streams = Vec::new();
             let mut unwritten = Vec::new();
-            let mut rows = 0;
+            let (mut rows, mut bytes) = (0, 0);
             let mut next = Some(first);
             while let Some(work_item) = next.take() {
                 match work_item {
                     Work::Flush(done) => flushes.push(done),
+                    Work::Unreadable(page) => batch.pages.push(*page),
                     Work::Page(page) => {
                         rows += page.rows.elements.max(1);
+                        bytes += page.rows.bytes();
                         streams.push(page.stream);
                         self.count(&page);
                         batch.tallies.push(tally(&page));
                         batch.proofs.extend(page.proofs);
-                        unwritten.push(page.unwritten);
+                        unwritten.push((page.unwritten, page.room));
                         batch.push(page.rows);
                     }
                 }
-                if rows < BATCH_ROWS {
+                if rows < BATCH_ROWS && bytes < BATCH_BYTES {
                     next = work.try_recv().ok();
                 }
             }
-            if !streams.is_empty() {
+            if !streams.is_empty() || !batch.pages.is_empty() {
                 self.commit(batch).await?;
                 drop(unwritten);
                 for stream in streams {
@@ -151,6 +164,13 @@ impl Task {
                     ];
                     for (stream, rows) in written {
                         self.progress.of(stream).rows_written.fetch_add(rows, Relaxed);
+                    }
+                    if committed.refused > 0 {
+                        let rows = committed.refused;
+                        warn!(
+                            rows,
+                            "PostgreSQL refused rows, which were set aside; see `heymarket-sync rejects`"
+                        );
                     }
                     debug!(?written, "committed");
                     return Ok(());

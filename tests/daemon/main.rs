@@ -8,6 +8,7 @@ mod fill;
 mod lead;
 mod outage;
 mod pages;
+mod rejects;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;

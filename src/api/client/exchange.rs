@@ -21,6 +21,7 @@ use crate::{
         endpoints::{Endpoint, PageRequest},
         error::{ApiError, ErrorKind, printable, server_message},
         limiter::Priority,
+        model::UnreadableBody,
         retry,
     },
     clock,
@@ -184,7 +185,7 @@ impl Client {
                     header(headers, LOCATION).and_then(|target| self.shared.base_url.join(target).ok());
                 error.with_redirect_host(target.and_then(|target| target.host_str().map(printable)))
             } else {
-                let body = read_body(&mut response, MAX_ERROR_BODY).await.unwrap_or_default();
+                let (body, _) = read_body(&mut response, MAX_ERROR_BODY, None).await.unwrap_or_default();
                 error.with_server_message(server_message(&body).filter(|message| {
                     // A server that echoes the credential must not bring it into a log.
                     !echoes(message, authorization)
@@ -192,14 +193,15 @@ impl Client {
             };
             return Err(Refusal { retry_after, ..error.into() });
         }
-        let body = read_body(&mut response, self.shared.max_body).await.map_err(|failure| match failure {
+        let read = read_body(&mut response, self.shared.max_body, Some(&self.shared.room)).await;
+        let (body, room) = read.map_err(|failure| match failure {
             BodyFailure::TooLarge => refused(ErrorKind::TooLarge),
             BodyFailure::Broken(error) => refused(transport_kind(&error)).with_source(error.without_url()),
         })?;
         if let Err(kind) = check_shape(&body, endpoint.shape()) {
-            return Err(refused(kind).into());
+            return Err(refused(kind).with_body(UnreadableBody::of(&body)).into());
         }
-        Ok(Response { body, server_time, request_id, attempts: 1, took: Duration::ZERO })
+        Ok(Response { body, room, server_time, request_id, attempts: 1, took: Duration::ZERO })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{
     entries::{self, Entry},
     extra::Extra,
@@ -11,7 +13,7 @@ use super::{
 use crate::api::model::{Contact, Note, Rows, Stream, TimeField};
 
 /// Reads one contact into `rows`.
-pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
+pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     let row = Row { stream: Stream::Contacts, raw };
     let Draft { id, mut contact, extra } = match draft(raw) {
         Ok(draft) => draft,
@@ -20,6 +22,7 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
     let place = placed_by.map(|_| ("updated", contact.updated));
     if let Some(id) = row.admit(id, place, &extra, rows) {
         contact.id = id;
+        contact.raw = raw.clone();
         contact.extra = extra.finish(Stream::Contacts, id, raw, &mut rows.rejects);
         rows.contacts.push(contact);
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{
     entries::{self, Entry},
     extra::Extra,
@@ -11,7 +13,7 @@ use super::{
 use crate::api::model::{Conversation, Member, Rows, Stream, TimeField};
 
 /// Reads one row of the conversations endpoints into `rows`.
-pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
+pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     let row = Row { stream: Stream::Conversations, raw };
     let Draft { id, mut conversation, extra } = match draft(raw) {
         Ok(draft) => draft,
@@ -20,6 +22,7 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
     let place = placed_by.map(|_| ("updated", conversation.updated));
     if let Some(id) = row.admit(id, place, &extra, rows) {
         conversation.id = id;
+        conversation.raw = raw.clone();
         conversation.extra = extra.finish(Stream::Conversations, id, raw, &mut rows.rejects);
         rows.conversations.push(conversation);
     }
@@ -30,10 +33,11 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
 /// # Errors
 ///
 /// Why its id could not be read; then `rows` is left alone.
-pub(super) fn read_embedded(raw: &[u8], rows: &mut Rows) -> Result<i64, String> {
+pub(super) fn read_embedded(raw: &Bytes, rows: &mut Rows) -> Result<i64, String> {
     let Draft { id, mut conversation, extra } = draft(raw).map_err(|fault| fault.reason.to_owned())?;
     let Some(id) = id else { return Err(format!("its id: {}", extra.reason("id").unwrap_or("not set"))) };
     conversation.id = id;
+    conversation.raw = raw.clone();
     conversation.extra = extra.finish(Stream::Conversations, id, raw, &mut rows.rejects);
     rows.embedded.push(conversation);
     Ok(id)

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{json, scalar, scan::Value};
@@ -103,13 +104,13 @@ impl<'a> Extra<'a> {
 
     /// The `_extra` column of a row that lands, whose unread fields are listed in `rejects`.
     #[inline]
-    pub fn finish(self, stream: Stream, id: i64, raw: &[u8], rejects: &mut Vec<Reject>) -> Option<Json> {
+    pub fn finish(self, stream: Stream, id: i64, raw: &Bytes, rejects: &mut Vec<Reject>) -> Option<Json> {
         if self.is_empty() {
             return None;
         }
         if let Some(reason) = self.reasons() {
             let source_id = Some(id.to_string());
-            rejects.push(Reject { stream, source_id, partial: true, reason, payload: raw.to_vec() });
+            rejects.push(Reject { stream, source_id, partial: true, reason, payload: raw.clone() });
         }
         let mut fields = self.unknown;
         for Kept { name, value, .. } in &self.kept {

@@ -1,5 +1,7 @@
 //! Messages, each with its conversation embedded \[S\].
 
+use bytes::Bytes;
+
 use super::{
     conversation,
     extra::Extra,
@@ -10,14 +12,14 @@ use super::{
 use crate::api::model::{Message, Rows, Stream, TimeField};
 
 /// Reads one message into `rows`, and its conversation, which counts even if the message is set aside.
-pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
+pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     let row = Row { stream: Stream::Messages, raw };
     let Draft { id, mut message, embedded, mut extra } = match draft(raw) {
         Ok(draft) => draft,
         Err(fault) => return row.set_aside(None, fault.reason.to_owned(), rows),
     };
     if let Some(value) = embedded {
-        message.conversation_id = read_conversation(value, &mut extra, rows);
+        message.conversation_id = read_conversation(raw, value, &mut extra, rows);
     }
     let place = placed_by.map(|field| match field {
         TimeField::Date => ("date", message.date),
@@ -25,16 +27,22 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
     });
     if let Some(id) = row.admit(id, place, &extra, rows) {
         message.id = id;
+        message.raw = raw.clone();
         message.extra = extra.finish(Stream::Messages, id, raw, &mut rows.rejects);
         rows.messages.push(message);
     }
 }
 
 /// The id of the conversation in field `conversation`: an object, or the bare id; none if not set.
-fn read_conversation<'a>(value: Value<'a>, extra: &mut Extra<'a>, rows: &mut Rows) -> Option<i64> {
+fn read_conversation<'a>(
+    message: &Bytes,
+    value: Value<'a>,
+    extra: &mut Extra<'a>,
+    rows: &mut Rows,
+) -> Option<i64> {
     let id = match value.kind {
         Kind::Object if conversation::is_empty(value.raw) => Ok(None),
-        Kind::Object => conversation::read_embedded(value.raw, rows).map(Some),
+        Kind::Object => conversation::read_embedded(&message.slice_ref(value.raw), rows).map(Some),
         _ => scalar::integer(value).map_err(|reason| format!("neither an object nor an id, but {reason}")),
     };
     id.unwrap_or_else(|reason| {

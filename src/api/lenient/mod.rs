@@ -22,6 +22,8 @@ mod split;
 mod text;
 mod time;
 
+use bytes::Bytes;
+
 use super::model::{Rows, Stream, TimeField};
 
 pub use json::MAX_JSON_DEPTH;
@@ -32,12 +34,15 @@ pub use entries::MAX_ENTRIES;
 
 /// Reads one page of `stream`, whose rows are placed on their time line by `placed_by`.
 ///
+/// Rows and rejects hold slices of `body` and keep it alive. `null`, as which Go prints a list that was
+/// never made, is a page without rows.
+///
 /// Conversations and contacts have one time line, by `updated`; for them `placed_by` is not looked at.
 ///
 /// # Errors
 ///
-/// [`NotAnArray`] if the body is not one whole JSON array within the bounds of [`split`].
-pub fn read_page(stream: Stream, placed_by: TimeField, body: &[u8]) -> Result<Rows, NotAnArray> {
+/// [`NotAnArray`] if the body is not one whole JSON array, or `null`, within the bounds of [`split`].
+pub fn read_page(stream: Stream, placed_by: TimeField, body: &Bytes) -> Result<Rows, NotAnArray> {
     let elements = split(body)?;
     let mut rows = Rows { elements: elements.len(), ..Rows::default() };
     rows.placed.reserve(elements.len());
@@ -50,7 +55,7 @@ pub fn read_page(stream: Stream, placed_by: TimeField, body: &[u8]) -> Result<Ro
         Stream::Contacts => rows.contacts.reserve(elements.len()),
     }
     for element in elements {
-        read_row(stream, Some(placed_by), element, &mut rows);
+        read_row(stream, Some(placed_by), &body.slice_ref(element), &mut rows);
     }
     Ok(rows)
 }
@@ -60,7 +65,7 @@ pub fn read_page(stream: Stream, placed_by: TimeField, body: &[u8]) -> Result<Ro
 /// With `placed_by` the row must have that time to land, and is added to `placed`; without it (a
 /// conversation asked for by its id, another try at a reject) its id is enough. Bytes that are not
 /// one whole JSON object are set aside like any other row that cannot be read.
-pub fn read_row(stream: Stream, placed_by: Option<TimeField>, raw: &[u8], rows: &mut Rows) {
+pub fn read_row(stream: Stream, placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     match stream {
         Stream::Messages => message::read(placed_by, raw, rows),
         Stream::Conversations => conversation::read(placed_by, raw, rows),

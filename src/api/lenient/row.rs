@@ -1,5 +1,6 @@
 //! Whether a row lands.
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::extra::Extra;
@@ -9,7 +10,7 @@ use crate::api::model::{Reject, Rows, Stream};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'a> {
     pub stream: Stream,
-    pub raw: &'a [u8],
+    pub raw: &'a Bytes,
 }
 
 impl Row<'_> {
@@ -46,7 +47,7 @@ impl Row<'_> {
             source_id: id.map(|id| id.to_string()),
             partial: false,
             reason,
-            payload: self.raw.to_vec(),
+            payload: self.raw.clone(),
         });
     }
 }

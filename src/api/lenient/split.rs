@@ -2,11 +2,14 @@
 
 use super::scan::{Elements, Fault};
 
-/// The most elements one page may have: far above any page size the API was seen to honour.
-pub const MAX_ROWS_PER_PAGE: usize = 100_000;
+/// The most elements one page may have: five times the most that `api.page_size` can ask for, and about as
+/// many real rows as the default of `api.max_body` holds.
+pub const MAX_ROWS_PER_PAGE: usize = 50_000;
 
 /// The byte order mark that a JSON text may begin with.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+const TOO_MANY_ROWS: &str = "it has too many rows";
 
 /// The body is not one whole JSON array of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +20,14 @@ pub struct NotAnArray {
     pub reason: &'static str,
 }
 
-/// The elements of the body's array, each as it came, without the whitespace around it.
+impl NotAnArray {
+    /// Whether it is an array, but of more than [`MAX_ROWS_PER_PAGE`] elements.
+    pub fn is_too_many_rows(&self) -> bool {
+        self.reason == TOO_MANY_ROWS
+    }
+}
+
+/// The elements of the body's array (none of `null`), each as it came, without the whitespace around it.
 ///
 /// Nothing inside a string or a bare word is judged here; brackets, commas, colons and field names
 /// must be in their places.
@@ -33,11 +43,14 @@ pub fn split(body: &[u8]) -> Result<Vec<&[u8]>, NotAnArray> {
 }
 
 fn split_text(text: &[u8]) -> Result<Vec<&[u8]>, Fault> {
+    if text.trim_ascii() == b"null" {
+        return Ok(Vec::new());
+    }
     let mut elements = Elements::of(text)?;
     let mut rows = Vec::new();
     while let Some(value) = elements.next()? {
         if rows.len() == MAX_ROWS_PER_PAGE {
-            return Err(Fault { offset: elements.offset(), reason: "it has too many rows" });
+            return Err(Fault { offset: elements.offset(), reason: TOO_MANY_ROWS });
         }
         rows.push(value.raw);
     }

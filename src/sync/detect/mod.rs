@@ -177,11 +177,17 @@ impl Probe<'_> {
         line: &Line,
         field: Option<CursorField>,
         cursor: Option<DateTime<Utc>>,
-        limit: u32,
+        mut limit: u32,
     ) -> Result<Rows, ApiError> {
-        let request = line.request(&Ask { cursor, limit, page: None }, field);
-        let response = self.client.page(&request, Priority::Tail, self.cancel).await?;
-        // What is no array tells nothing here; the walks report it.
+        // What is too large or no array tells nothing here; the walks report it.
+        let response = loop {
+            let request = line.request(&Ask { cursor, limit, page: None }, field);
+            match self.client.page(&request, Priority::Tail, self.cancel).await {
+                Err(error) if error.kind() == ErrorKind::TooLarge && limit > 1 => limit /= 2,
+                Err(error) if error.kind() == ErrorKind::TooLarge => return Ok(Rows::default()),
+                answer => break answer?,
+            }
+        };
         Ok(lenient::read_page(line.stream, line.field, &response.body).unwrap_or_default())
     }
 }

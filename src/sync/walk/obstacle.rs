@@ -19,6 +19,8 @@ pub enum Obstacle {
     Refused,
     /// One row is larger than `api.max_body`.
     TooLarge,
+    /// The answer was no list of rows, even of one.
+    Unreadable,
     /// The API failed at the request again and again, and answered others meanwhile.
     Failing,
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Obstacle {
             Self::Unplaced => "no row of a page had a readable time",
             Self::Refused => "the API refused the request that would have told",
             Self::TooLarge => "a row is larger than api.max_body",
+            Self::Unreadable => "the API's answer was no list of rows, again and again",
             Self::Failing => "the API failed at the request again and again, but not at others",
         })
     }
