@@ -146,9 +146,8 @@ impl Reader {
                 Err(error) => {
                     let finding = match error.kind() {
                         ErrorKind::Cancelled => return Err(WalkError::Stopped),
-                        ErrorKind::TooLarge if walk.halve() => continue,
-                        ErrorKind::TooLarge => None,
-                        ErrorKind::BadRequest => Some(walk.refused()),
+                        ErrorKind::TooLarge => walk.too_large(),
+                        ErrorKind::BadRequest => walk.refused(),
                         _ if self.patient => {
                             self.health.interrupted(&error);
                             self.pause(&mut retry).await?;
@@ -156,13 +155,13 @@ impl Reader {
                         }
                         _ => return Err(WalkError::Api(error)),
                     };
-                    match finding.map(|finding| finding.next) {
-                        Some(Next::Ask(_)) => continue,
-                        Some(Next::GiveUp(obstacle)) => return Ok(self.leave(errand, walk, walked, obstacle)),
-                        Some(Next::Done) => walked.complete = true,
-                        None => return Ok(self.leave(errand, walk, walked, Obstacle::TooLarge)),
-                    }
                     walked.reached = walk.reached();
+                    self.note_hole(errand, &mut walked, finding.hole);
+                    match finding.next {
+                        Next::Ask(_) => continue,
+                        Next::GiveUp(obstacle) => return Ok(self.leave(errand, walk, walked, obstacle)),
+                        Next::Done => walked.complete = true,
+                    }
                     return Ok(walked);
                 }
             };
@@ -200,10 +199,7 @@ impl Reader {
             };
             walked.reached = walk.reached();
             self.note(errand, &rows.placed, finding.proven.as_ref());
-            if let Some((hole, obstacle)) = finding.hole {
-                warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
-                walked.obstacles.push((hole, obstacle));
-            }
+            self.note_hole(errand, &mut walked, finding.hole);
             let below = Interval::new(None, walked.ceiling);
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
@@ -252,6 +248,13 @@ impl Reader {
             && errand.pass == crate::store::STANDING
         {
             progress.prove(proven, errand.oldest);
+        }
+    }
+
+    fn note_hole(&self, errand: &Errand, walked: &mut Walked, hole: Option<(Interval, Obstacle)>) {
+        if let Some((hole, obstacle)) = hole {
+            warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+            walked.obstacles.push((hole, obstacle));
         }
     }
 

@@ -40,6 +40,16 @@ pub enum End {
     Crashed,
 }
 
+impl End {
+    /// For a failed assertion.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Failed(error) => heymarket_sync::telemetry::chain(error),
+            end => format!("{end:?}"),
+        }
+    }
+}
+
 enum Signal {
     Crash,
     Endless,
@@ -65,7 +75,9 @@ impl Rig {
     }
 
     pub fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.push((format!("HEYMARKET_SYNC__{key}"), value.to_owned()));
+        let name = format!("HEYMARKET_SYNC__{key}");
+        self.settings.retain(|(set, _)| *set != name);
+        self.settings.push((name, value.to_owned()));
         self
     }
 

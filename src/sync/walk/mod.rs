@@ -4,6 +4,7 @@
 //! may be exclusive or inclusive, or cut to milliseconds or seconds; a page may be shorter than asked; an empty
 //! page may be a slip; many rows may share one time.
 
+mod large;
 mod obstacle;
 mod run;
 
@@ -13,6 +14,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 use crate::interval::{Interval, TICK};
 
+use self::large::Large;
 pub use self::obstacle::Obstacle;
 use self::run::Run;
 
@@ -71,7 +73,9 @@ pub struct Walk {
     /// A seam was found with a cursor at full resolution: times are not cut.
     exact: bool,
     largest_page: usize,
+    /// Rows to ask for: `most`, or fewer where pages were too large.
     limit: u32,
+    most: u32,
     disorders: u32,
     phase: Phase,
     asked: Ask,
@@ -91,6 +95,8 @@ enum Phase {
     /// It was empty there; asking again.
     BelowEmpty,
     Run(Run),
+    /// Looking for what lies below a row that is too large.
+    Large(Large),
 }
 
 impl Walk {
@@ -115,6 +121,7 @@ impl Walk {
             exact: false,
             largest_page: 0,
             limit,
+            most: limit,
             disorders: 0,
             phase: Phase::Down,
             asked: Ask { cursor, limit, page: None },
@@ -134,16 +141,6 @@ impl Walk {
     /// Ends the walk at `start` instead: what is below was given to another.
     pub fn shorten(&mut self, start: DateTime<Utc>) {
         self.start = self.start.max(Some(start));
-    }
-
-    /// Asks for half as many rows from now on, where a page was too large. `false`: it is one row already.
-    pub fn halve(&mut self) -> bool {
-        if self.asked.limit <= 1 {
-            return false;
-        }
-        self.limit = (self.limit / 2).max(1);
-        self.asked.limit = (self.asked.limit / 2).max(1);
-        true
     }
 
     /// The API refused the request as wrong: a larger `limit` or `page` may not be known to it.
@@ -167,6 +164,9 @@ impl Walk {
         if let Phase::Run(run) = &self.phase {
             let run = run.clone();
             return self.read_run(run, rows);
+        }
+        if let Phase::Large(large) = self.phase {
+            return self.read_below_large(large);
         }
         if rows.is_empty() {
             return self.read_empty();
@@ -198,7 +198,9 @@ impl Walk {
             (Phase::Below(_), _) => self.advance(rows),
             (_, Some((last, _))) if lowest >= last => {
                 self.remember(rows);
-                if rows.len() > 1 { self.begin_run() } else { self.check_end(false) }
+                // A single row fills a page where pages of more were never seen.
+                let full = rows.len() > 1 || self.asked.limit <= 1 || self.largest_page <= 1;
+                if full { self.begin_run() } else { self.check_end(false) }
             }
             _ => self.advance(rows),
         }
@@ -213,6 +215,7 @@ impl Walk {
         }
         self.disorders = 0;
         self.largest_page = self.largest_page.max(rows.len());
+        self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;
         self.remember(rows);
         let proven = self.prove_to(lowest);
@@ -358,7 +361,7 @@ impl Walk {
         let cursor = self.asked.cursor.unwrap_or(self.reached);
         let lower = cursor - if self.exact { TICK } else { TimeDelta::seconds(1) };
         // The cursor is inclusive: a row at `lower` itself comes back.
-        self.leave_open(lower + TICK, cursor, lower, 1)
+        self.leave_open(Obstacle::Run, lower + TICK, cursor, lower, 1)
     }
 
     fn ask_for(&mut self, cursor: Option<DateTime<Utc>>) -> Next {
