@@ -209,11 +209,11 @@ fn rows_that_arrive_change_and_move_up_while_the_walk_goes_down() {
 fn bodies_that_are_no_page_are_asked_for_again() {
     let rig = thirty(Paging::default()).set("API__MAX_BODY", "1MiB");
     for (nth, fault) in [
-        (3, Fault::Null),
-        (9, Fault::Object),
-        (15, Fault::Html),
-        (21, Fault::Oversized(2 << 20)),
-        (30, Fault::Endless),
+        (40, Fault::Null),
+        (50, Fault::Object),
+        (60, Fault::Html),
+        (70, Fault::Oversized(2 << 20)),
+        (80, Fault::Endless),
     ] {
         rig.state().on_request(nth, move |state| state.push_fault(fault));
     }
