@@ -234,3 +234,15 @@ fn a_row_larger_than_any_body_is_an_open_gap_and_what_is_below_is_read() {
     rig.state().put_contact(Contact::plain(large, rig.state().now()));
     assert_done(&rig, DefaultView::Both);
 }
+
+#[test]
+fn a_redirect_to_another_host_is_not_followed() {
+    let elsewhere = Rig::new(SandboxOptions::default());
+    let rig = thirty(Paging::default());
+    let host = elsewhere.address();
+    rig.state().on_request(40, move |state| state.push_fault(Fault::Redirect(host)));
+    let end = rig.sync(None);
+    assert!(matches!(end, End::Failed(_)), "{}", end.told());
+    assert_eq!(elsewhere.state().counters().all_requests(), 0);
+    assert_done(&rig, DefaultView::Both);
+}

@@ -1,5 +1,6 @@
 //! A hostile sandbox, a database, and an engine between them that can die at any request.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -83,6 +84,10 @@ impl Rig {
 
     pub fn state(&self) -> &SandboxState {
         self.sandbox.state()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.sandbox.address()
     }
 
     pub fn pool(&self) -> &PgPool {
