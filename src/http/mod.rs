@@ -15,10 +15,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use chrono::TimeDelta;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::store::{SchemaState, Store, StoreError};
 use crate::sync::health::Health;
 use crate::sync::progress::Progress;
@@ -28,6 +30,8 @@ pub use status::Report;
 
 /// How long a page waits for the database: less than those who probe and scrape wait for the page.
 const DATABASE_WITHIN: Duration = Duration::from_secs(3);
+/// How long writes may fail before the daemon is no longer ready.
+const DATABASE_PATIENCE: TimeDelta = TimeDelta::seconds(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -59,7 +63,16 @@ impl Service {
     async fn readiness(&self) -> Result<String, String> {
         match in_time(self.store.schema_state()).await? {
             SchemaState::Current => {}
+            SchemaState::Newer(_) => {
+                return Err("the schema is newer than this program: run a newer heymarket-sync".to_owned());
+            }
             _ => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
+        }
+        // A write that is tried again once or twice is no outage.
+        if let Some(outage) = self.store.outage()
+            && clock::now() - outage.since > DATABASE_PATIENCE
+        {
+            return Err(format!("the database takes no writes since {}: {}", outage.since, outage.error));
         }
         let part = if self.leads.load(Relaxed) { "leading" } else { "standing by" };
         Ok(match self.health.interruption() {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 
 use super::{
-    Batch, Lease, LineKey, Store, StoreError, contacts, conversations, coverage, lease, messages, rejects,
-    runs,
+    Batch, Lease, LineKey, Store, StoreError, availability::Write, contacts, conversations, coverage, lease,
+    messages, rejects, runs,
 };
 
 /// Begins a writing transaction. Without the setting, a plan that was made while a table was small scans
@@ -33,6 +34,12 @@ impl Store {
     /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again;
     /// [`StoreError::is_data`] errors are due to a row.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
+        let outcome = self.write(lease, batch).await;
+        self.availability.note(Write::Rows, &outcome);
+        outcome
+    }
+
+    async fn write(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let mut transaction =
             self.pool.begin_with(BEGIN).await.map_err(StoreError::query("beginning a transaction"))?;
         let conversations = batch.newest_conversations();
@@ -46,10 +53,13 @@ impl Store {
         };
         rejects::resolve(&mut transaction, batch, &messages, &conversations, &contacts).await?;
         runs::credit(&mut transaction, &batch.tallies, &written, batch.conversations.is_empty()).await?;
+        crash::pass(CrashPoint::RowsWritten);
         for (key, intervals) in by_line(&batch.proofs) {
             coverage::prove(&mut transaction, key, &intervals).await?;
         }
+        crash::pass(CrashPoint::BeforeLeaseCheck);
         lease::check(&mut transaction, lease).await?;
+        crash::pass(CrashPoint::BeforeCommit);
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
         Ok(written)
     }

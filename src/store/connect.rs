@@ -56,6 +56,17 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(CONNECT_TIMEOUT)
+        // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or a
+        // change of its defaults) is closed, so that the next one is made where the address leads now.
+        .test_before_acquire(false)
+        .before_acquire(|session, _| {
+            Box::pin(async move {
+                let read_only = sqlx::query_scalar!(
+                    r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
+                );
+                Ok(matches!(read_only.fetch_one(session).await, Ok(false)))
+            })
+        })
         .connect_lazy_with(options);
     Ok(Store::from_pool(pool))
 }

@@ -13,6 +13,7 @@ use crate::api::error::{ApiError, ErrorKind};
 use crate::api::lenient;
 use crate::api::limiter::Priority;
 use crate::clock;
+use crate::crash::{self, CrashPoint};
 use crate::interval::{Interval, TICK};
 
 use super::health::Health;
@@ -208,6 +209,7 @@ impl Reader {
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
+            crash::pass(CrashPoint::PageRead);
             self.writer.page(Page { stream: errand.line.stream, run: errand.run, rows, proofs }).await?;
             match finding.next {
                 Next::Done => {

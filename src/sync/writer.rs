@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::model::{Rows, Stream};
 use crate::clock;
+use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally};
 
@@ -107,7 +108,9 @@ impl Task {
                 }
             }
             if !streams.is_empty() {
+                crash::pass(CrashPoint::PageQueued);
                 self.commit(batch).await?;
+                crash::pass(CrashPoint::AfterCommit);
                 for stream in streams {
                     self.progress.of(stream).committed(clock::now());
                 }

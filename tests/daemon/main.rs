@@ -2,6 +2,8 @@
 //! what its verbs and pages tell.
 
 mod bad_input;
+mod chaos;
+mod crash;
 mod fill;
 mod lead;
 mod outage;
@@ -17,7 +19,7 @@ use heymarket_sync::sandbox::{
     Endpoint, RateLimit, Sandbox, SandboxCredentials, SandboxOptions, SandboxState, TeamOptions,
 };
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use support::database::{TestDatabase, database};
 use support::mirror::{assert_equals, differences};
 use support::process::{Ended, Process, reached};
@@ -101,6 +103,13 @@ impl Rig {
         Process::start(arguments, &self.environment)
     }
 
+    /// Starts a daemon that kills itself when it passes `point` for the `nth` time.
+    fn start_armed(&self, point: &str, nth: u64) -> Process {
+        let armed = ("HEYMARKET_SYNC_CRASH_AT".to_owned(), format!("{point}:{nth}"));
+        let environment: Vec<_> = self.environment.iter().cloned().chain([armed]).collect();
+        Process::start(&["run"], &environment)
+    }
+
     /// Runs a verb to its end.
     async fn verb(&self, arguments: &[&str]) -> Ended {
         let ended = self.start(arguments).ended(VERB).await;
@@ -128,6 +137,37 @@ impl Rig {
         };
         if let Err(error) = reached("complete history", EQUAL, complete).await {
             panic!("{error}: {}\n{}", daemon.get("/status").await.body, daemon.log());
+        }
+    }
+
+    /// Every row of the source that lies in a held interval is in the mirror, in that version.
+    async fn covered_is_held(&self) {
+        let messages = self.source().messages().into_values().map(|row| (row.id, row.date)).collect();
+        let conversations =
+            self.source().conversations().into_values().map(|row| (row.id, row.updated)).collect();
+        let contacts = self.source().contacts().into_values().map(|row| (row.id, row.updated)).collect();
+        let streams: [(&str, &str, Vec<(i64, chrono::DateTime<chrono::Utc>)>); 3] = [
+            ("messages", "date", messages),
+            ("conversations", "updated", conversations),
+            ("contacts", "updated", contacts),
+        ];
+        for (stream, line, rows) in streams {
+            let (ids, times): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+            let missing: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+                "SELECT s.id FROM unnest($1::bigint[], $2::timestamptz[]) s (id, at)
+                 JOIN heymarket_sync.coverage c ON c.covered @> s.at
+                 WHERE c.stream = '{stream}' AND c.line = '{line}' AND c.pass = 'standing'
+                   AND NOT EXISTS (SELECT FROM heymarket.{stream} m WHERE m.id = s.id AND m.{line} = s.at)"
+            )))
+            .bind(ids)
+            .bind(times)
+            .fetch_all(&self.pool)
+            .await
+            .unwrap();
+            assert!(
+                missing.is_empty(),
+                "{stream} {missing:?} lie in held intervals and are not in the mirror"
+            );
         }
     }
 

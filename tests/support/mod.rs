@@ -4,3 +4,4 @@
 pub mod database;
 pub mod mirror;
 pub mod process;
+pub mod server;
