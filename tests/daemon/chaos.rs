@@ -11,8 +11,6 @@ use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
 
 use super::support::database::database;
-use super::support::mirror::assert_equals;
-use super::support::process::Process;
 use super::support::server::TestServer;
 use super::{EQUAL, Rig, assert_hidden, reached, team};
 
@@ -37,13 +35,9 @@ fn seed() -> u64 {
 }
 
 fn options(rng: &mut ChaCha8Rng) -> SandboxOptions {
-    let team = TeamOptions { seed: rng.random(), ..team(4_000) };
+    let team = TeamOptions { seed: rng.random(), ..team(10_000) };
     let latency = Duration::from_millis(rng.random_range(5..30));
-    SandboxOptions { team, latency, live_rate: rng.random_range(5.0..100.0), ..SandboxOptions::default() }
-}
-
-fn in_small_pages(rig: Rig) -> Rig {
-    rig.set("HEYMARKET_SYNC__API__PAGE_SIZE", "20").set("HEYMARKET_SYNC__API__MAX_IN_FLIGHT", "4")
+    SandboxOptions { team, latency, live_rate: rng.random_range(1.0..10.0), ..SandboxOptions::default() }
 }
 
 /// Lets some pages be read; how many is drawn.
@@ -58,22 +52,12 @@ async fn some_pages(rig: &Rig, rng: &mut ChaCha8Rng) {
     reached("pages", EQUAL, async || rig.pages() >= pages).await.unwrap();
 }
 
-/// Ends the traffic, and sees that the mirror becomes equal.
-async fn catches_up(rig: &Rig, daemon: Process) {
-    rig.source().set_live_rate(0.0);
-    rig.complete(&daemon).await;
-    rig.equal().await;
-    rig.stop(daemon).await;
-    rig.covered_is_held().await;
-    assert_equals(rig.source(), &rig.pool).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_is_killed_at_random_moments() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed());
     let mut left = wanted(KILLS);
     while left > 0 {
-        let rig = in_small_pages(Rig::on(database().await, options(&mut rng)).await);
+        let rig = Rig::on(database().await, options(&mut rng)).await.in_small_pages();
         let kills = left.min(KILLS_PER_TEAM);
         left -= kills;
         for _ in 0..kills {
@@ -81,9 +65,9 @@ async fn the_daemon_is_killed_at_random_moments() {
             some_pages(&rig, &mut rng).await;
             assert_hidden(&daemon.kill().await.output());
             rig.covered_is_held().await;
+            rig.end_lease().await;
         }
-        let daemon = rig.start(&["run"]);
-        catches_up(&rig, daemon).await;
+        rig.catches_up(rig.start(&["run"])).await;
         eprintln!("equal after {kills} kills; {left} left");
     }
 }
@@ -94,7 +78,7 @@ async fn the_database_server_is_killed_at_random_moments() {
     let mut left = wanted(SERVER_KILLS);
     while left > 0 {
         let server = TestServer::start().await;
-        let rig = in_small_pages(Rig::on(server.database(), options(&mut rng)).await);
+        let rig = Rig::on(server.database(), options(&mut rng)).await.in_small_pages();
         let kills = left.min(KILLS_PER_TEAM);
         left -= kills;
         let daemon = rig.start(&["run"]);
@@ -103,7 +87,7 @@ async fn the_database_server_is_killed_at_random_moments() {
             // QUIT: the immediate shutdown, which cleans nothing up either.
             server.kill(if rng.random() { Signal::KILL } else { Signal::QUIT }).await;
         }
-        catches_up(&rig, daemon).await;
+        rig.catches_up(daemon).await;
         eprintln!("equal after {kills} kills of the server; {left} left");
         rig.pool.close().await;
         drop(rig);

@@ -95,6 +95,14 @@ impl Rig {
             .fold(self, |rig, stream| rig.set(&format!("HEYMARKET_SYNC__STREAMS__{stream}__{key}"), value))
     }
 
+    /// Many small pages, a few at a time.
+    fn in_small_pages(self) -> Self {
+        // Late rows lie up to 30 s in the past.
+        self.set("HEYMARKET_SYNC__SYNC__SETTLE_MARGIN", "35s")
+            .set("HEYMARKET_SYNC__API__PAGE_SIZE", "50")
+            .set("HEYMARKET_SYNC__API__MAX_IN_FLIGHT", "4")
+    }
+
     fn source(&self) -> &SandboxState {
         &self.source
     }
@@ -108,6 +116,14 @@ impl Rig {
         let armed = ("HEYMARKET_SYNC_CRASH_AT".to_owned(), format!("{point}:{nth}"));
         let environment: Vec<_> = self.environment.iter().cloned().chain([armed]).collect();
         Process::start(&["run"], &environment)
+    }
+
+    /// What would come by itself 4 s after the leader was killed.
+    async fn end_lease(&self) {
+        sqlx::query("UPDATE heymarket_sync.lease SET expires_at = '-infinity'")
+            .execute(&self.pool)
+            .await
+            .unwrap();
     }
 
     /// Runs a verb to its end.
@@ -138,6 +154,20 @@ impl Rig {
         if let Err(error) = reached("complete history", EQUAL, complete).await {
             panic!("{error}: {}\n{}", daemon.get("/status").await.body, daemon.log());
         }
+    }
+
+    /// Ends the traffic, sees that the mirror becomes equal and all of history held, and ends the daemon.
+    async fn catches_up(&self, daemon: Process) {
+        self.source().set_live_rate(0.0);
+        self.complete(&daemon).await;
+        let equal = async || differences(self.source(), &self.pool).await.is_empty();
+        if reached("an equal mirror", EQUAL, equal).await.is_err() {
+            eprintln!("{}", daemon.log());
+            assert_equals(self.source(), &self.pool).await;
+        }
+        self.stop(daemon).await;
+        self.covered_is_held().await;
+        assert_equals(self.source(), &self.pool).await;
     }
 
     /// Every row of the source that lies in a held interval is in the mirror, in that version.
