@@ -4,10 +4,12 @@
 mod bad_input;
 mod chaos;
 mod crash;
+mod database;
 mod fill;
 mod lead;
 mod outage;
 mod pages;
+mod secrets;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
@@ -95,8 +97,12 @@ impl Rig {
             .fold(self, |rig, stream| rig.set(&format!("HEYMARKET_SYNC__STREAMS__{stream}__{key}"), value))
     }
 
-    /// Many small pages, a few at a time.
+    /// Many small pages, a few at a time; some traffic came before, so that the order of messages by their changes
+    /// can be told from that by date.
     fn in_small_pages(self) -> Self {
+        for _ in 0..100 {
+            self.source().apply_event(self.source().now());
+        }
         // Late rows lie up to 30 s in the past.
         self.set("HEYMARKET_SYNC__SYNC__SETTLE_MARGIN", "35s")
             .set("HEYMARKET_SYNC__API__PAGE_SIZE", "50")

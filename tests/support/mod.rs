@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod database;
+pub mod disk;
 pub mod mirror;
 pub mod process;
+pub mod relay;
 pub mod server;

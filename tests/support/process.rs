@@ -118,6 +118,13 @@ impl Process {
         self.logged(message).swap_remove(0)
     }
 
+    /// Waits until it has logged `message` so many times.
+    pub async fn logs_times(&self, message: &str, times: usize, within: Duration) {
+        reached(message, within, async || self.logged(message).len() >= times)
+            .await
+            .unwrap_or_else(|error| panic!("{error}; the log:\n{}", self.log()));
+    }
+
     /// Where its HTTP server listens; waits until it does.
     pub async fn address(&self) -> SocketAddr {
         self.logs("listening", START).await["address"].as_str().unwrap().parse().unwrap()

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use heymarket_sync::embedded::{Durability, Embedded, EmbeddedOptions};
 use rustix::process::{Pid, Signal, kill_process};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +26,10 @@ pub struct TestServer {
 
 impl TestServer {
     pub async fn start() -> Self {
-        let dir = tempfile::tempdir_in("/tmp").unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self::on(directory()).await
+    }
+
+    async fn on(dir: TempDir) -> Self {
         let options = EmbeddedOptions {
             data_dir: Some(dir.path().join("data")),
             bin_dir: std::env::var_os("HEYMARKET_SYNC__EMBEDDED__BIN_DIR").map(PathBuf::from),
@@ -36,17 +39,36 @@ impl TestServer {
         Self { embedded, _dir: dir }
     }
 
+    /// Stops the server for good; another one has all that it had.
+    pub async fn replaced(self) -> Self {
+        let Self { embedded, _dir: old } = self;
+        embedded.stop().await.unwrap();
+        let new = directory();
+        let copied =
+            Command::new("cp").arg("-a").arg(old.path().join("data")).arg(new.path()).status().unwrap();
+        assert!(copied.success());
+        Self::on(new).await
+    }
+
     /// The server's one database.
     pub fn database(&self) -> TestDatabase {
         TestDatabase::elsewhere(self.embedded.url())
     }
 
-    pub fn data_dir(&self) -> &std::path::Path {
+    pub fn data_dir(&self) -> &Path {
         self.embedded.data_dir()
     }
 
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(&self.embedded.url()).await
+    }
+
+    pub async fn run(&self, statements: &str) {
+        let mut session = self.connect().await.unwrap();
+        // One at a time: some may not be in a transaction.
+        for statement in statements.split(';') {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut session).await.unwrap();
+        }
     }
 
     /// Ends the server by `signal`, and returns when it takes connections again.
@@ -66,4 +88,11 @@ impl TestServer {
         let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).ok()?;
         Pid::from_raw(text.lines().next()?.parse().ok()?)
     }
+}
+
+/// The server's user may pass it.
+fn directory() -> TempDir {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
 }
