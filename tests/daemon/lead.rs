@@ -135,7 +135,7 @@ async fn under_live_traffic_leaders_are_frozen_killed_and_thawed_and_the_mirror_
 /// The check that keeps a second leader out is got round: the second one gets the epoch of the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_lead_at_once_by_force_cannot_make_the_mirror_wrong() {
-    let rig = rig_with(8_000, 2.0).await.in_small_pages().set("HEYMARKET_SYNC__API__PAGE_SIZE", "20");
+    let rig = rig_with(4_000, 2.0).await.in_small_pages().set("HEYMARKET_SYNC__API__PAGE_SIZE", "20");
     let (first, second) = leader_and_successor(&rig).await;
     sqlx::raw_sql(
         "CREATE FUNCTION public.same_epoch() RETURNS trigger LANGUAGE plpgsql

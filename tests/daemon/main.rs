@@ -17,6 +17,7 @@ mod verbs;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use heymarket_sync::sandbox::{
     Endpoint, RateLimit, Sandbox, SandboxCredentials, SandboxOptions, SandboxState, TeamOptions,
 };
@@ -178,33 +179,28 @@ impl Rig {
 
     /// Every row of the source that lies in a held interval is in the mirror, in that version.
     async fn covered_is_held(&self) {
-        let messages = self.source().messages().into_values().map(|row| (row.id, row.date)).collect();
+        let messages = self.source().messages().into_values().map(|row| (row.id, row.date)).unzip();
+        self.held("messages", "date", messages).await;
         let conversations =
-            self.source().conversations().into_values().map(|row| (row.id, row.updated)).collect();
-        let contacts = self.source().contacts().into_values().map(|row| (row.id, row.updated)).collect();
-        let streams: [(&str, &str, Vec<(i64, chrono::DateTime<chrono::Utc>)>); 3] = [
-            ("messages", "date", messages),
-            ("conversations", "updated", conversations),
-            ("contacts", "updated", contacts),
-        ];
-        for (stream, line, rows) in streams {
-            let (ids, times): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-            let missing: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-                "SELECT s.id FROM unnest($1::bigint[], $2::timestamptz[]) s (id, at)
-                 JOIN heymarket_sync.coverage c ON c.covered @> s.at
-                 WHERE c.stream = '{stream}' AND c.line = '{line}' AND c.pass = 'standing'
-                   AND NOT EXISTS (SELECT FROM heymarket.{stream} m WHERE m.id = s.id AND m.{line} = s.at)"
-            )))
-            .bind(ids)
-            .bind(times)
-            .fetch_all(&self.pool)
-            .await
-            .unwrap();
-            assert!(
-                missing.is_empty(),
-                "{stream} {missing:?} lie in held intervals and are not in the mirror"
-            );
-        }
+            self.source().conversations().into_values().map(|row| (row.id, row.updated)).unzip();
+        self.held("conversations", "updated", conversations).await;
+        let contacts = self.source().contacts().into_values().map(|row| (row.id, row.updated)).unzip();
+        self.held("contacts", "updated", contacts).await;
+    }
+
+    async fn held(&self, stream: &str, line: &str, (ids, times): (Vec<i64>, Vec<DateTime<Utc>>)) {
+        let missing: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT s.id FROM unnest($1::bigint[], $2::timestamptz[]) s (id, at)
+             JOIN heymarket_sync.coverage c ON c.covered @> s.at
+             WHERE c.stream = '{stream}' AND c.line = '{line}' AND c.pass = 'standing'
+               AND NOT EXISTS (SELECT FROM heymarket.{stream} m WHERE m.id = s.id AND m.{line} = s.at)"
+        )))
+        .bind(ids)
+        .bind(times)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        assert!(missing.is_empty(), "{stream} {missing:?} lie in held intervals and are not in the mirror");
     }
 
     /// Page requests so far.

@@ -9,7 +9,7 @@ use super::pages::assert_private;
 use super::support::process::Process;
 use super::{EQUAL, Rig, VERB, assert_hidden, reached, ready, team};
 
-/// Pages, arguments and environment-free traces of a running daemon.
+/// Pages and arguments of a running daemon.
 async fn told_by(daemon: &Process) -> String {
     let mut told = String::new();
     for path in ["/", "/status", "/metrics", "/readyz", "/healthz"] {
