@@ -160,7 +160,7 @@ impl App {
         listening(address);
         info!(%address, "listening");
         let mut standing_by = false;
-        let mut outage = Outage::default();
+        let mut outage = OutageLog::default();
         let mut delay = REST;
         loop {
             let acquired = tokio::select! {
@@ -307,11 +307,15 @@ impl Keeper {
                         return;
                     }
                     // Each writing transaction checks the epoch: writing on is safe, whoever leads.
-                    Ok(Err(_)) | Err(_) if renewed.elapsed() > LEASE_TTL && !told => {
-                        warn!("the lead could not be renewed; trying on");
+                    failed if renewed.elapsed() > LEASE_TTL && !told => {
+                        let error = match failed {
+                            Ok(Err(error)) => telemetry::chain(&error),
+                            _ => format!("the database does not answer within {} s", LEASE_TTL.as_secs()),
+                        };
+                        warn!(error, "the lead could not be renewed; trying on");
                         told = true;
                     }
-                    Ok(Err(_)) | Err(_) => {}
+                    _ => {}
                 }
             }
         });
@@ -321,11 +325,11 @@ impl Keeper {
 
 /// What the log was told of an outage of the database: each error once, and its end.
 #[derive(Default)]
-struct Outage {
+struct OutageLog {
     told: Vec<String>,
 }
 
-impl Outage {
+impl OutageLog {
     fn tell(&mut self, error: &StoreError) {
         let error = telemetry::chain(error);
         if !self.told.contains(&error) && self.told.len() < TOLD_MOST {

@@ -164,8 +164,8 @@ async fn a_database_that_turns_read_only_is_told_and_waited_out() {
     // As at a failover: the old sessions end, the new ones meet a server that takes no writes.
     run(&rig.pool, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     to_each_session(&rig.pool, "pg_terminate_backend").await;
-    told(&daemon, "SQLSTATE 25006").await;
     unready(&daemon, "SQLSTATE 25006").await;
+    told(&daemon, "SQLSTATE 25006").await;
     // Sessions that are there already stay read-only: nobody ends them this time.
     let mut session = rig.pool.acquire().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!(
