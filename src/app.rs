@@ -204,6 +204,11 @@ impl App {
                 // A daemon that has begun outlives whatever befalls the database: a password that is rotated, a
                 // database that is made anew, a role that loses its rights. Whoever mends that need not restart it.
                 Err(error) => {
+                    // The pool only tells that it has waited.
+                    let error = tokio::select! {
+                        probed = self.store.probe() => probed.err().unwrap_or(error),
+                        () = cancel.cancelled() => break,
+                    };
                     outage.tell(&error);
                     rest(REST, cancel).await;
                 }

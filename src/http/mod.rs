@@ -61,9 +61,18 @@ impl Service {
     }
 
     async fn readiness(&self) -> Result<String, String> {
-        match in_time(self.store.schema_state()).await? {
-            SchemaState::Current => {}
-            SchemaState::Newer(_) => {
+        match in_time(self.store.schema_state()).await {
+            Ok(SchemaState::Current) => {}
+            Err(reason) => {
+                // Whoever writes may know more than that nothing came in time.
+                return Err(match self.store.outage() {
+                    None => reason,
+                    Some(outage) => {
+                        format!("the database does not answer since {}: {}", outage.since, outage.error)
+                    }
+                });
+            }
+            Ok(SchemaState::Newer(_)) => {
                 return Err("the schema is newer than this program: run a newer heymarket-sync".to_owned());
             }
             _ => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),

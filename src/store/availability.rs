@@ -1,6 +1,6 @@
 //! Whether the database takes writes: one state for all clones of a [`Store`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
@@ -8,9 +8,16 @@ use crate::{clock, telemetry};
 
 use super::{Store, StoreError};
 
-/// Since when writes of each kind fail, and why the last one did.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Availability(Arc<Mutex<[Option<Outage>; 2]>>);
+pub(super) struct Availability(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Since when writes of each kind fail.
+    since: [Option<DateTime<Utc>>; 2],
+    /// Why the last one did that failed.
+    error: String,
+}
 
 /// What is written. One may succeed while the other fails: on a full disk the lease still has room.
 #[derive(Clone, Copy, Debug)]
@@ -30,29 +37,35 @@ pub struct Outage {
 impl Store {
     /// The present outage; `None` while writes succeed, and before the first one.
     pub fn outage(&self) -> Option<Outage> {
-        let outages = self.availability.0.lock().unwrap_or_else(PoisonError::into_inner);
-        outages.iter().flatten().min_by_key(|outage| outage.since).cloned()
+        let state = self.availability.locked();
+        let since = state.since.iter().flatten().min()?;
+        Some(Outage { since: *since, error: state.error.clone() })
     }
 
     /// Forgets the outage: another process writes now.
     pub fn forget_outage(&self) {
-        *self.availability.0.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+        *self.availability.locked() = State::default();
     }
 }
 
 impl Availability {
     /// Notes how a write went.
     pub fn note<T>(&self, write: Write, outcome: &Result<T, StoreError>) {
-        let mut outages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let outage = &mut outages[write as usize];
+        let mut state = self.locked();
+        let since = &mut state.since[write as usize];
         match outcome {
-            Ok(_) => *outage = None,
+            Ok(_) => *since = None,
             // These say nothing about the database.
             Err(error) if error.is_data() || matches!(error, StoreError::LeadLost) => {}
             Err(error) => {
-                let since = outage.as_ref().map_or_else(clock::now, |outage| outage.since);
-                *outage = Some(Outage { since, error: telemetry::chain(error) });
+                since.get_or_insert_with(clock::now);
+                state.error = telemetry::chain(error);
             }
         }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        // Plain values, whole after any panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

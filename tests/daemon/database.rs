@@ -267,7 +267,7 @@ async fn a_failover_needs_no_restart() {
     let pages = rig.pages() + 20;
     reached("pages", EQUAL, async || rig.pages() >= pages).await.unwrap();
     relay.cut();
-    unready(&daemon, "").await;
+    unready(&daemon, "no connection to PostgreSQL at 127.0.0.1").await;
     rig.pool.close().await;
     let server = server.replaced().await;
     relay.lead_to(server.database().url());
