@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::store::{SchemaState, Store, StoreError};
+use crate::store::{Outage, SchemaState, Store, StoreError};
 use crate::sync::health::Health;
 use crate::sync::progress::Progress;
 use crate::telemetry;
@@ -60,6 +60,11 @@ impl Service {
         self.leads.store(leads, Relaxed);
     }
 
+    /// Why the database takes no writes. A write that is tried again once or twice is no outage.
+    fn outage(&self) -> Option<Outage> {
+        self.store.outage().filter(|outage| clock::now() - outage.since > DATABASE_PATIENCE)
+    }
+
     async fn readiness(&self) -> Result<String, String> {
         match in_time(self.store.schema_state()).await {
             Ok(SchemaState::Current) => {}
@@ -77,10 +82,7 @@ impl Service {
             }
             _ => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
         }
-        // A write that is tried again once or twice is no outage.
-        if let Some(outage) = self.store.outage()
-            && clock::now() - outage.since > DATABASE_PATIENCE
-        {
+        if let Some(outage) = self.outage() {
             return Err(format!("the database takes no writes since {}: {}", outage.since, outage.error));
         }
         let part = if self.leads.load(Relaxed) { "leading" } else { "standing by" };

@@ -166,6 +166,7 @@ async fn a_database_that_turns_read_only_is_told_and_waited_out() {
     to_each_session(&rig.pool, "pg_terminate_backend").await;
     unready(&daemon, "SQLSTATE 25006").await;
     told(&daemon, "SQLSTATE 25006").await;
+    assert!(daemon.get("/metrics").await.body.contains("\nheymarket_sync_database_up 0\n"));
     // Sessions that are there already stay read-only: nobody ends them this time.
     let mut session = rig.pool.acquire().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!(
