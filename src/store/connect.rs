@@ -8,7 +8,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{Store, StoreError, availability::Write, error::Cause};
+use super::{
+    Store, StoreError,
+    availability::{Availability, Write},
+    error::Cause,
+};
 
 /// How long one connection may take to be made, or to be had from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,22 +40,29 @@ const SESSION: [(&str, &str); 7] = [
 pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, StoreError> {
     let options = options(url)?;
     reach(&options).await?;
+    let availability = Availability::default();
+    let sessions = availability.clone();
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(CONNECT_TIMEOUT)
         // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or a
         // change of its defaults) is closed, so that the next one is made where the address leads now.
         .test_before_acquire(false)
-        .before_acquire(|session, _| {
+        .before_acquire(move |session, _| {
+            let availability = sessions.clone();
             Box::pin(async move {
                 let read_only = sqlx::query_scalar!(
                     r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
                 );
-                Ok(matches!(read_only.fetch_one(session).await, Ok(false)))
+                let fit = matches!(read_only.fetch_one(session).await, Ok(false));
+                if !fit {
+                    availability.lost_session();
+                }
+                Ok(fit)
             })
         })
         .connect_lazy_with(options);
-    Ok(Store::from_pool(pool))
+    Ok(Store { pool, availability })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

@@ -110,6 +110,7 @@ impl LineTask {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
+        let mut sessions_lost = self.engine.store.sessions_lost();
         loop {
             tokio::select! {
                 biased;
@@ -123,6 +124,10 @@ impl LineTask {
                 _ = ticks.tick() => {
                     self.tick(Some(TICK_PAGES)).await?;
                     self.recheck().await?;
+                    let lost = self.engine.store.sessions_lost();
+                    if std::mem::replace(&mut sessions_lost, lost) != lost {
+                        sweep.reset_immediately();
+                    }
                 }
                 _ = sweep.tick(), if self.work.is_empty() => {
                     let gaps = self.gaps().await?;

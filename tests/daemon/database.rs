@@ -259,7 +259,7 @@ async fn a_password_that_is_rotated_is_told_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_needs_no_restart() {
+async fn a_failover_to_a_standby_that_lags_needs_no_restart() {
     let server = TestServer::start().await;
     let relay = Relay::to(server.database().url()).await;
     let url = relay.url(server.database().url());
@@ -270,12 +270,22 @@ async fn a_failover_needs_no_restart() {
     relay.cut();
     unready(&daemon, "no connection to PostgreSQL at 127.0.0.1").await;
     rig.pool.close().await;
-    let server = server.replaced().await;
-    relay.lead_to(server.database().url());
-    rig.pool = PgPool::connect(server.database().url()).await.unwrap();
+    let (first, standby) = server.forked().await;
+    // The standby lags behind: what comes now is not in it.
+    relay.lead_to(first.database().url());
+    rig.pool = PgPool::connect(first.database().url()).await.unwrap();
+    rig.complete(&daemon).await;
+    relay.cut();
+    rig.pool.close().await;
+    first.stop().await;
+    relay.lead_to(standby.database().url());
+    rig.pool = PgPool::connect(standby.database().url()).await.unwrap();
+    let behind: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM heymarket.messages").fetch_one(&rig.pool).await.unwrap();
+    assert!(behind < 2_000, "{behind} messages");
     ready(&daemon, &["ready, leading\n"], RECOVERED).await;
     rig.catches_up(daemon).await;
-    end(rig, server).await;
+    end(rig, standby).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

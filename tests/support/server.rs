@@ -39,15 +39,15 @@ impl TestServer {
         Self { embedded, _dir: dir }
     }
 
-    /// Stops the server for good; another one has all that it had.
-    pub async fn replaced(self) -> Self {
+    /// Stops the server and starts it again; the second one has all that it had until now.
+    pub async fn forked(self) -> (Self, Self) {
         let Self { embedded, _dir: old } = self;
         embedded.stop().await.unwrap();
         let new = directory();
         let copied =
             Command::new("cp").arg("-a").arg(old.path().join("data")).arg(new.path()).status().unwrap();
         assert!(copied.success());
-        Self::on(new).await
+        (Self::on(old).await, Self::on(new).await)
     }
 
     /// The server's one database.
