@@ -291,6 +291,32 @@ async fn poll_for<F: Future<Output = bool>>(patience: Duration, reached: impl Fn
     tokio::time::timeout(patience, wait).await.expect("not reached in time");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_newer_than_the_settle_margin_is_there_at_once_however_much_it_is() {
+    let rig = Rig::new(SandboxOptions { team: team(200), ..SandboxOptions::default() }).await;
+    let state = rig.sandbox.state();
+    for event in 0..1_000 {
+        state.apply_event(state.now() - TimeDelta::milliseconds(30 * (1_000 - event)));
+    }
+    let rig = rig.set("API__PAGE_SIZE", "10").set("HTTP__LISTEN", "127.0.0.1:0");
+    let rig = ["MESSAGES", "CONVERSATIONS", "CONTACTS"]
+        .iter()
+        .fold(rig, |rig, stream| rig.set(&format!("STREAMS__{stream}__INTERVAL"), "1d"));
+    let app = rig.app().await;
+    let cancel = CancellationToken::new();
+    let watch = async {
+        // Much less than the margin.
+        poll_for(Duration::from_secs(60), || async {
+            support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
+        })
+        .await;
+        cancel.cancel();
+    };
+    let (outcome, ()) = tokio::join!(app.run(&cancel, |_| {}), watch);
+    outcome.unwrap();
+    app.close().await;
+}
+
 /// What was found about a question, and when it was tested.
 async fn reading(app: &App, question: &str) -> String {
     let readings = app.store.readings().await.unwrap();

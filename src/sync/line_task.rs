@@ -38,6 +38,7 @@ pub(super) enum Duty {
 /// How a fill of a pass ended.
 pub(super) struct Filled {
     pub pass: String,
+    pub priority: Priority,
     pub outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
 }
 
@@ -52,6 +53,10 @@ pub(super) struct LineTask {
     pub(super) started_at: DateTime<Utc>,
     /// Ticks read down to here; what is below is filled.
     pub(super) floor: DateTime<Utc>,
+    /// What ticks left below them, above [`LineTask::floor`] or not.
+    rest: Option<Interval>,
+    /// A fill of such a rest is in `work`.
+    filling_rest: bool,
     pub(super) work: JoinSet<Filled>,
     pub(super) passes: Passes,
 }
@@ -82,6 +87,8 @@ impl LineTask {
             engine,
             errand,
             settings,
+            rest: None,
+            filling_rest: false,
             work: JoinSet::new(),
             passes: Passes::default(),
         })
@@ -168,13 +175,28 @@ impl LineTask {
         let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
         let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(0) };
         let walked = reader.walk(&self.errand, &Claim::new(gap), true, pages).await?;
-        if !walked.complete
-            && let Some(rest) = Interval::new(Some(self.floor), walked.reached)
-        {
-            self.spawn_fill(Priority::Tail, vec![rest]);
+        if !walked.complete {
+            let lowest = walked.lowest.unwrap_or(gap.end());
+            let from =
+                self.rest.and_then(|rest| rest.start()).map_or(self.floor, |from| from.min(self.floor));
+            let to = self.rest.map_or(lowest, |rest| rest.end().max(lowest));
+            // The oldest row read may share its time with others.
+            self.rest = Interval::new(Some(from), to + TICK);
         }
         self.floor = self.floor.max(walked.ceiling);
-        Ok(walked.obstacles.len())
+        let obstacles = walked.obstacles.len();
+        self.fill_rest();
+        Ok(obstacles)
+    }
+
+    /// Fills what ticks left below them, unless that is being done.
+    fn fill_rest(&mut self) {
+        if !self.filling_rest
+            && let Some(rest) = self.rest.take()
+        {
+            self.filling_rest = true;
+            self.spawn_fill(Priority::Tail, vec![rest]);
+        }
     }
 
     /// What is wanted below the ticks and not held.
@@ -200,7 +222,7 @@ impl LineTask {
         self.work.spawn(async move {
             let outcome =
                 fill::fill(&engine.reader, &errand, gaps, engine.spend).await.map_err(SyncError::from);
-            Filled { pass: errand.pass, outcome }
+            Filled { pass: errand.pass, priority, outcome }
         });
     }
 
@@ -213,6 +235,10 @@ impl LineTask {
             },
         };
         self.passes.ended(&ended.pass);
+        if ended.priority == Priority::Tail {
+            self.filling_rest = false;
+            self.fill_rest();
+        }
         match ended.outcome {
             Ok(open) => Ok(open.len()),
             Err(error) => Err(error),

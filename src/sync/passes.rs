@@ -147,7 +147,8 @@ impl LineTask {
             // What the pass proved is to be in the ledger before its gaps are looked at again.
             let flushed = engine.reader.writer.flush().await;
             engine.note_end(run, &told).await;
-            Filled { pass: errand.pass, outcome: outcome.and_then(|open| Ok(flushed.map(|()| open)?)) }
+            let outcome = outcome.and_then(|open| Ok(flushed.map(|()| open)?));
+            Filled { pass: errand.pass, priority: Priority::Recheck, outcome }
         });
     }
 }

@@ -73,6 +73,8 @@ pub enum WalkError {
 pub struct Walked {
     /// Everything between here and the upper end is proved or was passed over.
     pub reached: DateTime<Utc>,
+    /// The time of the oldest row that was read, above the upper end or not.
+    pub lowest: Option<DateTime<Utc>>,
     /// The walk came to its lower end.
     pub complete: bool,
     /// The upper end of what could be proved, by the server's clock.
@@ -135,8 +137,13 @@ impl Reader {
     ) -> Result<Walked, WalkError> {
         let gap = claim.locked().gap;
         let mut walk = if from_top { Walk::from_top(gap, self.limit) } else { Walk::below(gap, self.limit) };
-        let mut walked =
-            Walked { reached: gap.end(), complete: false, ceiling: gap.end(), obstacles: Vec::new() };
+        let mut walked = Walked {
+            reached: gap.end(),
+            lowest: None,
+            complete: false,
+            ceiling: gap.end(),
+            obstacles: Vec::new(),
+        };
         let mut asked = 0;
         let mut unreadable = 0;
         let mut retry = RETRY_FIRST;
@@ -225,6 +232,7 @@ impl Reader {
                 finding
             };
             walked.reached = walk.reached();
+            walked.lowest = rows.placed.iter().map(|place| place.0).chain(walked.lowest).min();
             self.note(errand, &rows.placed, finding.proven.as_ref());
             self.note_hole(errand, &mut walked, finding.hole);
             let below = Interval::new(None, walked.ceiling);
