@@ -99,8 +99,8 @@ pub struct ApiError {
     request_id: Option<String>,
     attempts: u32,
     server_message: Option<String>,
-    redirect_host: Option<String>,
-    body: Option<UnreadableBody>,
+    redirect_host: Option<Box<str>>,
+    body: Option<Box<UnreadableBody>>,
     outage: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -138,7 +138,7 @@ impl ApiError {
     }
 
     pub(super) fn with_redirect_host(mut self, host: Option<String>) -> Self {
-        self.redirect_host = host;
+        self.redirect_host = host.map(String::into_boxed_str);
         self
     }
 
@@ -148,7 +148,7 @@ impl ApiError {
     }
 
     pub(super) fn with_body(mut self, body: UnreadableBody) -> Self {
-        self.body = Some(body);
+        self.body = Some(Box::new(body));
         self
     }
 
@@ -189,7 +189,7 @@ impl ApiError {
 
     /// The body of the last attempt, where there was a whole one that is not what the endpoint gives.
     pub fn body(&self) -> Option<&UnreadableBody> {
-        self.body.as_ref()
+        self.body.as_deref()
     }
 
     /// The `error` and `message` fields of the server's answer, at most 200 characters.
