@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn the_search_ends_right_below_what_cannot_be_read() {
         let half = at(500) + TimeDelta::milliseconds(300);
-        type Rows = &'static [(i64, bool)];
-        let cases: [(&str, Rows, Option<i64>, DateTime<Utc>, Option<i64>); 8] = [
+        type Case = (&'static str, &'static [(i64, bool)], Option<i64>, DateTime<Utc>, Option<i64>);
+        let cases: [Case; 8] = [
             ("right below", &[(499, false), (400, true)], None, at(500), Some(499)),
             ("far below", &[(-90_000, false), (-90_100, true)], None, at(500), Some(-90_000)),
             ("within a second", &[(500, false), (400, true)], None, half, Some(500)),
