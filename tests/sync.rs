@@ -5,12 +5,16 @@ mod support;
 use std::env;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
+use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::App;
 use heymarket_sync::config::{self, Settings, Sources};
+use heymarket_sync::interval::Interval;
 use heymarket_sync::sandbox::{
-    DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions, SandboxSecret, TeamOptions,
+    CursorFields, DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions, SandboxSecret,
+    TeamOptions, UpdatedOrder,
 };
-use heymarket_sync::store::{STANDING, Store};
+use heymarket_sync::store::{Batch, LineKey, STANDING, Store};
 use support::database::{TestDatabase, database};
 use support::mirror::assert_equals;
 use tokio_util::sync::CancellationToken;
@@ -285,4 +289,66 @@ async fn poll_for<F: Future<Output = bool>>(patience: Duration, reached: impl Fn
         }
     };
     tokio::time::timeout(patience, wait).await.expect("not reached in time");
+}
+
+/// What was found about a question, and when it was tested.
+async fn reading(app: &App, question: &str) -> String {
+    let readings = app.store.readings().await.unwrap();
+    let found = readings.into_iter().find(|row| row.stream == "messages" && row.question.contains(question));
+    found.expect("the question has been asked").answer
+}
+
+/// Makes what was found about the API so old that it is tested again.
+async fn age_readings(app: &App) {
+    let age = "UPDATE heymarket_sync.readings SET tested_at = now() - interval '2 hours'";
+    sqlx::query(age).execute(app.store.pool()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_field_that_carries_the_cursor_is_found_out_again_when_pages_contradict() {
+    let only = |fields| Paging { message_cursor: fields, row_cursor: fields, ..Paging::default() };
+    let options = SandboxOptions { team: team(1_000), ..SandboxOptions::default() };
+    let rig = Rig::new(options).await.set("API__PAGE_SIZE", "50");
+    let fields = [(CursorFields::CreatedAt, "created_at"), (CursorFields::Date, "date")];
+    for (field, name) in fields {
+        rig.sandbox.state().set_paging(only(field));
+        // More than a page of new rows, so that a cursor is needed.
+        for _ in 0..400 {
+            rig.sandbox.state().apply_event(rig.sandbox.state().now());
+        }
+        let app = rig.sync().await;
+        assert_eq!(reading(&app, "cursor").await, name);
+        rig.assert_equal(&app.store).await;
+        app.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_whose_reading_changes_loses_what_it_proved_since_the_last_test() {
+    let rig = Rig::new(SandboxOptions { team: team(1_000), ..SandboxOptions::default() }).await;
+    let order = |updated_order| Paging { updated_order, ..Paging::default() };
+    let key = LineKey { stream: Stream::Messages, line: "updated".to_owned(), pass: STANDING.to_owned() };
+    let app = rig.sync().await;
+    assert_eq!(reading(&app, "updated_at").await, "yes");
+    let confirmed = app.store.pass(&key).await.unwrap().unwrap().covered;
+    app.store.confirm(&key).await.unwrap();
+    // Beyond what the settle margin reads again anyway.
+    let proof = Interval::new(confirmed[0].start(), confirmed[0].end() + TimeDelta::hours(1)).unwrap();
+    let lease = app.store.acquire_lease("test").await.unwrap().unwrap();
+    let batch = Batch { proofs: vec![(key.clone(), proof)], ..Batch::default() };
+    app.store.commit(&lease, &batch).await.unwrap();
+    app.store.release_lease(&lease).await.unwrap();
+
+    rig.sandbox.state().set_paging(order(UpdatedOrder::CursorByDate));
+    age_readings(&app).await;
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    assert_eq!(reading(&app, "updated_at").await, "no");
+    assert_eq!(app.store.pass(&key).await.unwrap().unwrap().covered, confirmed);
+
+    rig.sandbox.state().set_paging(order(UpdatedOrder::Honoured));
+    age_readings(&app).await;
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    assert_eq!(reading(&app, "updated_at").await, "yes");
+    rig.assert_equal(&app.store).await;
+    app.close().await;
 }

@@ -280,14 +280,16 @@ impl Client {
                 self.shared.limiter.pause_until(Instant::now() + wait);
             }
             if failure.kind == ErrorKind::RateLimited {
+                self.shared.limiter.slow_down();
                 self.shared.availability.limited(trouble.failures >= retry::MAX_ATTEMPTS);
             }
-            let decision = retry::decide(failure, jitter);
+            let mut decision = retry::decide(failure, jitter);
             if decision == Decision::Renew {
                 trouble.renewed = true;
                 if self.renew_refused(&mut refusal) {
                     continue;
                 }
+                decision = retry::decide(Failure { renewed: true, ..failure }, jitter);
             }
             let error = refusal.error.with_attempts(attempts);
             if retry::suspects(failure) {

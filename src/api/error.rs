@@ -98,9 +98,9 @@ pub struct ApiError {
     status: Option<u16>,
     request_id: Option<String>,
     attempts: u32,
-    server_message: Option<String>,
+    server_message: Option<Box<str>>,
     redirect_host: Option<Box<str>>,
-    body: Option<Box<UnreadableBody>>,
+    body: Option<Arc<UnreadableBody>>,
     outage: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -133,12 +133,12 @@ impl ApiError {
     }
 
     pub(super) fn with_server_message(mut self, message: Option<String>) -> Self {
-        self.server_message = message;
+        self.server_message = message.map(Into::into);
         self
     }
 
     pub(super) fn with_redirect_host(mut self, host: Option<String>) -> Self {
-        self.redirect_host = host.map(String::into_boxed_str);
+        self.redirect_host = host.map(Into::into);
         self
     }
 
@@ -148,7 +148,7 @@ impl ApiError {
     }
 
     pub(super) fn with_body(mut self, body: UnreadableBody) -> Self {
-        self.body = Some(Box::new(body));
+        self.body = Some(Arc::new(body));
         self
     }
 

@@ -1,7 +1,8 @@
 //! The rate limit: in any 60 seconds at most N requests leave, also across a restart, and what is urgent
-//! leaves first.
+//! leaves first. After a 429 fewer leave, for a while: others may use the same key.
 
 mod bucket;
+mod pace;
 
 use std::{
     collections::VecDeque,
@@ -13,7 +14,13 @@ use governor::clock::{Clock, DefaultClock};
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::bucket::Bucket;
+use self::{bucket::Bucket, pace::Pace};
+
+/// Gauge: how many requests may leave in a minute now.
+pub const PACE_METRIC: &str = "heymarket_sync_api_requests_per_minute";
+
+/// Rechecks get one request in so many at most.
+const RECHECK_SHARE: u32 = 2;
 
 /// What a request is for. The earlier one here leaves first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,11 +39,11 @@ pub struct Cancelled;
 
 /// Hands out the right to send one request, by priority and, within one, in the order of asking. Cheap to
 /// clone; clones share the limit. As many callers wait as there are tasks that call.
-pub struct Limiter<C: Clock = DefaultClock> {
+pub struct Limiter<C: Clock + Clone = DefaultClock> {
     shared: Arc<Shared<C>>,
 }
 
-impl<C: Clock> Clone for Limiter<C> {
+impl<C: Clock + Clone> Clone for Limiter<C> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
@@ -52,12 +59,12 @@ impl Limiter {
 
 impl<C> Limiter<C>
 where
-    C: Clock + Send + Sync + 'static,
+    C: Clock + Clone + Send + Sync + 'static,
     C::Instant: Send + Sync,
 {
     fn with_clock(per_minute: u32, clock: C) -> Self {
-        let queue = Queue { waiting: Default::default(), paused_until: None, driven: false };
-        Self { shared: Arc::new(Shared { bucket: Bucket::new(per_minute, clock), queue: Mutex::new(queue) }) }
+        let queue = Queue::new(per_minute, clock);
+        Self { shared: Arc::new(Shared { queue: Mutex::new(queue) }) }
     }
 
     /// Waits until one request may leave. A caller that stops waiting, by `cancel` or by dropping the
@@ -83,11 +90,25 @@ where
         queue.paused_until = queue.paused_until.max(Some(until));
     }
 
+    /// The source refused a request as one too many: half as many leave from now on, and step by step more again
+    /// while nothing is refused.
+    pub fn slow_down(&self) {
+        let mut queue = self.shared.queue();
+        if queue.pace.ease(Instant::now()) {
+            queue.follow_pace();
+        }
+    }
+
+    /// How many requests may leave in a minute now.
+    pub fn per_minute(&self) -> u32 {
+        self.shared.queue().pace.per_minute()
+    }
+
     /// A place in the queue, or `None` if the request may leave at once.
     fn enqueue(&self, priority: Priority) -> Option<oneshot::Receiver<Turn<C>>> {
         let mut queue = self.shared.queue();
         queue.forget_the_gone();
-        if queue.is_empty() && queue.pause().is_none() && self.shared.bucket.take().is_ok() {
+        if queue.is_empty() && queue.pause().is_none() && queue.take(priority).is_ok() {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
@@ -101,18 +122,17 @@ where
 }
 
 /// Serves the queue until nobody waits.
-async fn drive<C: Clock>(shared: Arc<Shared<C>>) {
+async fn drive<C: Clock + Clone>(shared: Arc<Shared<C>>) {
     while let Some(wait) = shared.serve() {
         tokio::time::sleep(wait).await;
     }
 }
 
-struct Shared<C: Clock> {
-    bucket: Bucket<C>,
+struct Shared<C: Clock + Clone> {
     queue: Mutex<Queue<C>>,
 }
 
-impl<C: Clock> Shared<C> {
+impl<C: Clock + Clone> Shared<C> {
     fn queue(&self) -> MutexGuard<'_, Queue<C>> {
         // Each change of the queue is one step, so a panic elsewhere cannot leave it half done.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -130,23 +150,43 @@ impl<C: Clock> Shared<C> {
             if let Some(wait) = queue.pause() {
                 return Some(wait);
             }
-            if let Err(wait) = self.bucket.take() {
-                return Some(wait);
+            match queue.next() {
+                Ok(priority) => queue.give(priority, Turn(Some(Arc::clone(self)))),
+                Err(wait) => return Some(wait),
             }
-            queue.give(Turn(Some(Arc::clone(self))));
         }
     }
 }
 
-struct Queue<C: Clock> {
+struct Queue<C: Clock + Clone> {
     /// One line per priority, the most urgent first.
     waiting: [VecDeque<oneshot::Sender<Turn<C>>>; 3],
+    pace: Pace,
+    bucket: Bucket<C>,
+    /// What is left of the share of [`RECHECK_SHARE`].
+    rechecks: Bucket<C>,
+    /// A request was taken from that share and has not left yet.
+    recheck_taken: bool,
+    clock: C,
     paused_until: Option<Instant>,
     /// Whether a task serves the queue.
     driven: bool,
 }
 
-impl<C: Clock> Queue<C> {
+impl<C: Clock + Clone> Queue<C> {
+    fn new(per_minute: u32, clock: C) -> Self {
+        Self {
+            waiting: Default::default(),
+            pace: Pace::new(per_minute),
+            bucket: Bucket::new(per_minute, clock.clone()),
+            rechecks: Bucket::new(per_minute / RECHECK_SHARE, clock.clone()),
+            recheck_taken: false,
+            clock,
+            paused_until: None,
+            driven: false,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.waiting.iter().all(VecDeque::is_empty)
     }
@@ -163,8 +203,56 @@ impl<C: Clock> Queue<C> {
         self.paused_until?.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
     }
 
-    fn give(&mut self, mut turn: Turn<C>) {
-        while let Some(waiter) = self.waiting.iter_mut().find_map(VecDeque::pop_front) {
+    /// Which of those who wait may send now; or how long to wait.
+    fn next(&mut self) -> Result<Priority, Duration> {
+        let waits = |priority: Priority| !self.waiting[priority as usize].is_empty();
+        let (tail, recheck, history) =
+            (waits(Priority::Tail), waits(Priority::Recheck), waits(Priority::History));
+        let priority = match (tail, recheck, history) {
+            (true, ..) => Priority::Tail,
+            (_, true, false) => Priority::Recheck,
+            (_, true, true) if self.take_recheck().is_ok() => Priority::Recheck,
+            _ => Priority::History,
+        };
+        self.take(priority).map(|()| priority)
+    }
+
+    /// Takes a request of this priority from what may leave.
+    fn take(&mut self, priority: Priority) -> Result<(), Duration> {
+        if self.pace.raise(Instant::now()) {
+            self.follow_pace();
+        }
+        if priority == Priority::Recheck {
+            self.take_recheck()?;
+        }
+        self.bucket.take()?;
+        if priority == Priority::Recheck {
+            self.recheck_taken = false;
+        }
+        Ok(())
+    }
+
+    fn take_recheck(&mut self) -> Result<(), Duration> {
+        if !self.recheck_taken {
+            self.rechecks.take()?;
+            self.recheck_taken = true;
+        }
+        Ok(())
+    }
+
+    fn follow_pace(&mut self) {
+        let per_minute = self.pace.per_minute();
+        metrics::gauge!(PACE_METRIC).set(per_minute);
+        self.bucket = Bucket::new(per_minute, self.clock.clone());
+        self.rechecks = Bucket::new(per_minute / RECHECK_SHARE, self.clock.clone());
+    }
+
+    /// Gives a turn to the first of `priority`, or else to the most urgent.
+    fn give(&mut self, priority: Priority, mut turn: Turn<C>) {
+        while let Some(waiter) = self.waiting[priority as usize]
+            .pop_front()
+            .or_else(|| self.waiting.iter_mut().find_map(VecDeque::pop_front))
+        {
             match waiter.send(turn) {
                 Ok(()) => return,
                 Err(back) => turn = back,
@@ -175,18 +263,18 @@ impl<C: Clock> Queue<C> {
 }
 
 /// The right to send one request. Dropped untaken, it goes to the next who waits.
-struct Turn<C: Clock>(Option<Arc<Shared<C>>>);
+struct Turn<C: Clock + Clone>(Option<Arc<Shared<C>>>);
 
-impl<C: Clock> Turn<C> {
+impl<C: Clock + Clone> Turn<C> {
     fn take(mut self) {
         self.0 = None;
     }
 }
 
-impl<C: Clock> Drop for Turn<C> {
+impl<C: Clock + Clone> Drop for Turn<C> {
     fn drop(&mut self) {
         if let Some(shared) = self.0.take() {
-            shared.queue().give(Turn(Some(Arc::clone(&shared))));
+            shared.queue().give(Priority::Tail, Turn(Some(Arc::clone(&shared))));
         }
     }
 }
@@ -227,6 +315,56 @@ mod tests {
             waiting = rest;
         }
         assert_eq!(left, [2, 4, 1, 5, 0, 3]);
+    }
+
+    #[tokio::test]
+    async fn rechecks_leave_their_share_to_history() {
+        use Priority::*;
+        let clock = FakeRelativeClock::default();
+        let mut queue = Queue::new(600, clock.clone());
+        let keep: Vec<_> = [Recheck, History]
+            .into_iter()
+            .flat_map(|priority| std::iter::repeat_n(priority, 1_000))
+            .map(|priority| {
+                let (sender, receiver) = oneshot::channel();
+                queue.waiting[priority as usize].push_back(sender);
+                receiver
+            })
+            .collect();
+        let mut left = [0; 3];
+        for _ in 0..6_000 {
+            clock.advance(Duration::from_millis(10));
+            while let Ok(priority) = queue.next() {
+                left[priority as usize] += 1;
+            }
+        }
+        drop(keep);
+        let [_, rechecks, history] = left;
+        assert!((290..=300).contains(&rechecks), "{rechecks} rechecks of 600 a minute");
+        assert!((290..=310).contains(&history), "{history} of history");
+    }
+
+    #[tokio::test]
+    async fn rechecks_alone_leave_half_of_the_quota() {
+        let clock = FakeRelativeClock::default();
+        let mut queue = Queue::new(600, clock.clone());
+        let (sender, receiver) = oneshot::channel();
+        queue.waiting[Priority::Recheck as usize].push_back(sender);
+        let mut left = 0;
+        for _ in 0..6_000 {
+            clock.advance(Duration::from_millis(10));
+            left += std::iter::from_fn(|| queue.next().ok()).count();
+        }
+        drop(receiver);
+        assert!((290..=300).contains(&left), "{left} of 600 a minute");
+    }
+
+    #[tokio::test]
+    async fn half_as_many_leave_after_a_refusal() {
+        let limiter = Limiter::new(600);
+        limiter.slow_down();
+        limiter.slow_down();
+        assert_eq!(limiter.per_minute(), 300);
     }
 
     #[tokio::test]

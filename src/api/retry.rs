@@ -67,28 +67,29 @@ pub fn decide(failure: Failure, jitter: f64) -> Decision {
     if failure.attempts >= MAX_ATTEMPTS && !waits_for_quota {
         return Decision::GiveUp;
     }
+    if failure.kind == ErrorKind::Unauthorized && !failure.renewed {
+        return Decision::Renew;
+    }
+    let after = failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter));
+    let within_budget = failure.spent + after <= RETRY_BUDGET || waits_for_quota;
+    if may_pass(failure) && within_budget { Decision::Retry { after } } else { Decision::GiveUp }
+}
+
+/// Whether another try of the same call can help. What ends the call of an impatient caller at once may have been
+/// mended when an outage that a patient one waited for has ended.
+fn may_pass(failure: Failure) -> bool {
     match failure.kind {
-        ErrorKind::Unauthorized if !failure.renewed => Decision::Renew,
         ErrorKind::RateLimited
         | ErrorKind::Server
         | ErrorKind::Timeout
         | ErrorKind::Connect
         | ErrorKind::Body
-        | ErrorKind::NotJson => {
-            let after = failure.retry_after.unwrap_or_else(|| backoff(failure.attempts, jitter));
-            let within_budget = failure.spent + after <= RETRY_BUDGET;
-            if within_budget || waits_for_quota { Decision::Retry { after } } else { Decision::GiveUp }
+        | ErrorKind::NotJson => true,
+        ErrorKind::Unauthorized | ErrorKind::Credentials | ErrorKind::Tls | ErrorKind::Redirect => {
+            failure.patient
         }
-        ErrorKind::BadRequest
-        | ErrorKind::Unauthorized
-        | ErrorKind::Forbidden
-        | ErrorKind::NotFound
-        | ErrorKind::Tls
-        | ErrorKind::TooLarge
-        | ErrorKind::Redirect
-        | ErrorKind::Cancelled
-        | ErrorKind::Credentials
-        | ErrorKind::Setup => Decision::GiveUp,
+        ErrorKind::Forbidden | ErrorKind::NotFound => failure.patient && failure.lists_pages,
+        ErrorKind::BadRequest | ErrorKind::TooLarge | ErrorKind::Cancelled | ErrorKind::Setup => false,
     }
 }
 
@@ -104,16 +105,8 @@ pub fn suspects(failure: Failure) -> bool {
                 || failure.spent >= LONG_WAIT
                 || failure.patient && failure.retry_after.is_some_and(|wait| wait >= LONG_WAIT)
         }
-        // These end the call of an impatient caller at once; a patient one waits until somebody mends them.
-        ErrorKind::Unauthorized | ErrorKind::Credentials | ErrorKind::Tls | ErrorKind::Redirect => {
-            failure.patient
-        }
-        ErrorKind::Forbidden | ErrorKind::NotFound => failure.patient && failure.lists_pages,
-        ErrorKind::BadRequest
-        | ErrorKind::RateLimited
-        | ErrorKind::TooLarge
-        | ErrorKind::Cancelled
-        | ErrorKind::Setup => false,
+        ErrorKind::RateLimited => false,
+        _ => may_pass(failure),
     }
 }
 
@@ -208,6 +201,20 @@ mod tests {
             for kind in kinds {
                 assert_eq!(decide(Failure { kind, ..FIRST }, 0.0), decision, "{kind:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_mended_is_tried_again_for_a_patient_caller() {
+        use ErrorKind::*;
+        let patient = Failure { patient: true, renewed: true, ..FIRST };
+        for kind in [Unauthorized, Credentials, Tls, Redirect, Forbidden, NotFound] {
+            let again = Decision::Retry { after: FIRST_BACKOFF };
+            assert_eq!(decide(Failure { kind, ..patient }, 0.0), again, "{kind:?}");
+        }
+        for kind in [Forbidden, NotFound] {
+            let one = Failure { kind, lists_pages: false, ..patient };
+            assert_eq!(decide(one, 0.0), Decision::GiveUp, "{kind:?}");
         }
     }
 

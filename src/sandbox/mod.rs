@@ -23,6 +23,7 @@ mod state;
 mod table;
 mod team;
 mod traffic;
+mod truth;
 
 use std::{
     io,

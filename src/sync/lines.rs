@@ -99,7 +99,7 @@ impl Lines {
     }
 
     /// Waits until every line has ended; the worst outcome of them.
-    pub(super) async fn finish(mut self) -> Result<(), SyncError> {
+    pub(super) async fn finish(&mut self) -> Result<(), SyncError> {
         let mut outcome = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = self.ended(ended) {

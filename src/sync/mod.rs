@@ -1,7 +1,6 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
 pub mod detect;
-mod detour;
 pub mod fill;
 pub mod line;
 mod line_task;

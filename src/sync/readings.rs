@@ -2,6 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 
 use crate::api::endpoints::CursorField;
@@ -42,6 +43,11 @@ impl Readings {
 
     pub(super) async fn doubted(&self, stream: Stream) {
         self.streams[stream as usize].doubted.notified().await;
+    }
+
+    /// Whether a walk has doubted since this or [`Readings::doubted`] was asked last.
+    pub(super) fn is_doubted(&self, stream: Stream) -> bool {
+        self.doubted(stream).now_or_never().is_some()
     }
 
     pub(super) fn put(&self, stream: Stream, found: Found) {

@@ -236,10 +236,14 @@ impl Engine {
                 lines.keep(line);
             }
             lines.end_orphans(stream).await?;
-            if duty != Duty::Keep {
-                return lines.finish().await;
+            if duty == Duty::Keep {
+                lines.watch(stream, holds_for).await?;
+            } else {
+                let outcome = lines.finish().await;
+                if doubted || !self.reader.readings.is_doubted(stream) {
+                    return outcome;
+                }
             }
-            lines.watch(stream, holds_for).await?;
             doubted = true;
         }
     }

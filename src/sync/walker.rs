@@ -147,63 +147,59 @@ impl Reader {
                 // The semaphore is never closed.
                 permit = Arc::clone(&share).acquire_owned() => permit.map_err(|_| WriterGone)?,
             };
-            let response = match self.ask(errand, walk.ask()).await {
-                Ok(response) => response,
-                Err(error) => {
-                    let finding = match error.kind() {
-                        ErrorKind::Cancelled => return Err(WalkError::Stopped),
-                        _ if error.is_outage() => return Err(WalkError::Api(error)),
-                        ErrorKind::TooLarge if walk.halve() => continue,
-                        ErrorKind::TooLarge => {
-                            match self
-                                .go_around(errand, claim, &mut walk, &mut walked, Obstacle::TooLarge)
-                                .await?
-                            {
-                                true => continue,
-                                false => None,
+            let read = match self.ask(errand, walk.ask()).await {
+                Ok(response) => {
+                    match lenient::read_page(errand.line.stream, errand.line.field, &response.body) {
+                        Ok(rows) => Ok((response, rows)),
+                        Err(error) => {
+                            unreadable += 1;
+                            let request_id = response.request_id.unwrap_or_default();
+                            warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
+                            let waiting_may_help = !error.is_too_many_rows() && !walk.is_on_detour();
+                            if waiting_may_help && unreadable <= UNREADABLE_RETRIES {
+                                drop((response.body, response.room));
+                                self.pause(&mut retry).await?;
+                                continue;
                             }
-                        }
-                        ErrorKind::BadRequest => Some(walk.refused()),
-                        _ => {
-                            if let Some(body) = error.body() {
-                                let reason = telemetry::chain(&error);
-                                self.set_aside(errand, &walk, reason, body.clone()).await?;
+                            if walk.asks_for_one() {
+                                let reason = format!("{error} (request id {request_id})");
+                                let body = UnreadableBody::of(&response.body);
+                                self.set_aside(errand, &walk, reason, body).await?;
                             }
-                            let (line, error) = (errand.line.name(), telemetry::chain(&error));
-                            warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
-                            Some(walk.failed())
+                            Err(walk.unreadable(Obstacle::Unreadable))
                         }
-                    };
-                    match finding.map(|finding| finding.next) {
-                        Some(Next::Ask(_)) => continue,
-                        Some(Next::GiveUp(obstacle)) => return Ok(self.leave(errand, walk, walked, obstacle)),
-                        Some(Next::Done) => walked.complete = true,
-                        None => return Ok(self.leave(errand, walk, walked, Obstacle::TooLarge)),
                     }
-                    walked.reached = walk.reached();
-                    return Ok(walked);
                 }
+                Err(error) => Err(match error.kind() {
+                    ErrorKind::Cancelled => return Err(WalkError::Stopped),
+                    _ if error.is_outage() => return Err(WalkError::Api(error)),
+                    ErrorKind::TooLarge => walk.unreadable(Obstacle::TooLarge),
+                    ErrorKind::BadRequest => walk.refused(),
+                    _ => {
+                        if let Some(body) = error.body() {
+                            let reason = telemetry::chain(&error);
+                            self.set_aside(errand, &walk, reason, body.clone()).await?;
+                        }
+                        let (line, error) = (errand.line.name(), telemetry::chain(&error));
+                        warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
+                        walk.failed()
+                    }
+                }),
             };
-            let rows = match lenient::read_page(errand.line.stream, errand.line.field, &response.body) {
-                Ok(rows) => rows,
-                Err(error) => {
-                    unreadable += 1;
-                    let request_id = response.request_id.unwrap_or_default();
-                    warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
-                    if !error.is_too_many_rows() && unreadable <= UNREADABLE_RETRIES {
-                        self.pause(&mut retry).await?;
-                        continue;
+            let (response, rows) = match read {
+                Ok(read) => read,
+                Err(finding) => {
+                    walked.reached = walk.reached();
+                    self.note_hole(errand, &mut walked, finding.hole);
+                    match finding.next {
+                        Next::Ask(_) if walked.obstacles.len() < MAX_DETOURS => continue,
+                        Next::Ask(_) => {
+                            return Ok(self.leave(errand, walk, walked, Obstacle::Unreadable));
+                        }
+                        Next::GiveUp(obstacle) => return Ok(self.leave(errand, walk, walked, obstacle)),
+                        Next::Done => walked.complete = true,
                     }
-                    if walk.halve() {
-                        continue;
-                    }
-                    let reason = format!("{error} (request id {request_id})");
-                    self.set_aside(errand, &walk, reason, UnreadableBody::of(&response.body)).await?;
-                    drop((response.body, response.room));
-                    if self.go_around(errand, claim, &mut walk, &mut walked, Obstacle::Unreadable).await? {
-                        continue;
-                    }
-                    return Ok(self.leave(errand, walk, walked, Obstacle::Unreadable));
+                    return Ok(walked);
                 }
             };
             // Once there is a page that waiting does not mend, the way to it is only narrowed down.
@@ -229,11 +225,7 @@ impl Reader {
             };
             walked.reached = walk.reached();
             self.note(errand, &rows.placed, finding.proven.as_ref());
-            if let Some((hole, obstacle)) = finding.hole {
-                self.readings.doubt(errand.line.stream);
-                warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
-                walked.obstacles.push((hole, obstacle));
-            }
+            self.note_hole(errand, &mut walked, finding.hole);
             let below = Interval::new(None, walked.ceiling);
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
@@ -256,36 +248,6 @@ impl Reader {
         let cursor_field = self.readings.of(errand.line.stream).cursor;
         let request = errand.line.request(ask, cursor_field);
         self.client.page(&request, errand.priority, &self.cancel).await
-    }
-
-    /// Goes on below what cannot be read: `walk` becomes one over the rest. `false`: there is no way around.
-    async fn go_around(
-        &self,
-        errand: &Errand,
-        claim: &Claim,
-        walk: &mut Walk,
-        walked: &mut Walked,
-        obstacle: Obstacle,
-    ) -> Result<bool, WalkError> {
-        if walked.obstacles.len() >= MAX_DETOURS {
-            return Ok(false);
-        }
-        // The newest row of all may be the one.
-        let from_top = walk.ask().cursor.is_none();
-        let blocked = if from_top { self.server_now().max(walk.reached()) } else { walk.reached() };
-        let start = claim.locked().gap.start();
-        let Some(open) = self.detour(errand, start, blocked).await? else { return Ok(false) };
-        let Some(rest) = Interval::new(start, open) else { return Ok(false) };
-        let upper = if from_top { blocked } else { walk.reached() };
-        // Otherwise it is in the way of a second look at what was read already.
-        let Some(hole) = Interval::new(Some(open), upper) else { return Ok(false) };
-        warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
-        walked.obstacles.push((hole, obstacle));
-        *walk = Walk::below(rest, self.limit);
-        walked.reached = walk.reached();
-        let mut state = claim.locked();
-        state.reached = state.reached.min(open);
-        Ok(true)
     }
 
     async fn set_aside(
@@ -322,6 +284,14 @@ impl Reader {
             && errand.pass == crate::store::STANDING
         {
             progress.prove(proven, errand.oldest);
+        }
+    }
+
+    fn note_hole(&self, errand: &Errand, walked: &mut Walked, hole: Option<(Interval, Obstacle)>) {
+        if let Some((hole, obstacle)) = hole {
+            self.readings.doubt(errand.line.stream);
+            warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+            walked.obstacles.push((hole, obstacle));
         }
     }
 

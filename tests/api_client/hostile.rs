@@ -19,17 +19,24 @@ async fn a_body_that_breaks_off_is_asked_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = Client::new(&settings(listener.local_addr().unwrap())).unwrap();
     tokio::spawn(async move {
-        for answer in ["content-length: 99\r\n\r\n[1,", "content-length: 3\r\n\r\n[2]"] {
+        let whole = "connection: close\r\ncontent-length: 3\r\n\r\n[2]";
+        let broken = "content-length: 99\r\n\r\n[1,";
+        for (answer, reset) in [(broken, false), (whole, false), (broken, true), (whole, false)] {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
             while !request.ends_with(br#"{"limit":200}"#) {
                 assert_ne!(socket.read_buf(&mut request).await.unwrap(), 0);
             }
             socket.write_all(format!("HTTP/1.1 200 OK\r\n{answer}").as_bytes()).await.unwrap();
+            if reset {
+                socket.set_zero_linger().unwrap();
+            }
         }
     });
-    let response = page(&client).await.unwrap();
-    assert_eq!((&response.body[..], response.attempts), (&b"[2]"[..], 2));
+    for _ in 0..2 {
+        let response = page(&client).await.unwrap();
+        assert_eq!((&response.body[..], response.attempts), (&b"[2]"[..], 2));
+    }
 }
 
 #[tokio::test]

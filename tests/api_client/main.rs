@@ -308,6 +308,18 @@ async fn a_used_up_limit_is_tried_again_when_the_server_says() {
 }
 
 #[tokio::test]
+async fn a_used_up_limit_is_tried_again_where_the_server_says_nothing() {
+    let server = Server::start(|seen| match seen.number {
+        0 => answer(429, &[], ""),
+        _ => answer(200, &[], "[]"),
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    assert_eq!(page(&server.client()).await.unwrap().attempts, 2);
+    assert!(begun.elapsed() >= Duration::from_millis(250), "not at once");
+}
+
+#[tokio::test]
 async fn a_retry_after_holds_back_every_caller() {
     let server = Server::start(|_| answer(429, &[("retry-after", "120")], "")).await;
     let client = server.client();

@@ -261,6 +261,15 @@ async fn a_storm_of_refused_tokens_ends_when_the_secrets_are_right() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_others_do_not_meet_costs_no_page() {
+    let refused = |seen: &Seen| seen.number < 2 && !seen.is_probe();
+    let server = Server::start(move |seen| answer(if refused(&seen) { 401 } else { 200 }, &[], "[]")).await;
+    let client = server.client().patient();
+    assert_eq!(page(&client).await.unwrap().attempts, 3);
+    assert!(client.availability().report().last_ended.is_none());
+}
+
+#[tokio::test]
 async fn latency_is_the_exchange_alone() {
     let server = Server::start(|_| answer(200, &[], "[]")).await;
     let client = Client::new(&Api { requests_per_minute: 60, ..server.settings() }).unwrap();

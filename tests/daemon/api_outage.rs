@@ -17,6 +17,9 @@ const NOTICED: Duration = Duration::from_secs(30);
 /// program, and a machine that is busy.
 const GIVES_UP: Duration = Duration::from_secs(30);
 
+/// The same where a name server may let us wait.
+const NAMELESS: Duration = Duration::from_secs(60);
+
 const BEGUN: &str = "the API cannot be read; probing until it answers";
 const ENDED: &str = "the API answers again";
 
@@ -264,7 +267,7 @@ async fn who_cannot_be_reached_is_told_by_check_and_sync_in_time() {
     let asked: Vec<_> = cases.iter().map(|(base_url, _)| start("check", base_url, "")).collect();
     let synced = start("sync", &cases[2].0, "");
     for (process, (base_url, told)) in asked.into_iter().zip(&cases) {
-        let ended = process.ended(GIVES_UP).await;
+        let ended = process.ended(if base_url.ends_with(".invalid") { NAMELESS } else { GIVES_UP }).await;
         assert_eq!(ended.code(), Some(1), "{base_url}: {}", ended.output());
         assert!(ended.stdout.contains(told), "{base_url}: {}", ended.output());
         assert_hidden(&ended.output());
@@ -272,4 +275,21 @@ async fn who_cannot_be_reached_is_told_by_check_and_sync_in_time() {
     let ended = synced.ended(GIVES_UP).await;
     assert_eq!(ended.code(), Some(1), "{}", ended.output());
     assert!(ended.stderr.contains("no connection"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_starts_and_stops_while_the_api_is_away() {
+    let mut rig = Rig::new(300).await;
+    let sandbox = rig.sandbox.take().unwrap();
+    let address = sandbox.address();
+    sandbox.stop().await;
+    let daemon = rig.start(&["run"]);
+    outage(&daemon, 1).await;
+    rig.stop(daemon).await;
+    let daemon = rig.start(&["run"]);
+    outage(&daemon, 1).await;
+    rig.sandbox = Some(Sandbox::resume(rig.source().clone(), address).await.unwrap());
+    rig.equal().await;
+    assert_told_once(&daemon, "the API");
+    rig.stop(daemon).await;
 }

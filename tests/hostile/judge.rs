@@ -152,6 +152,12 @@ pub fn assert_lost_is_open(rig: &Rig, view: DefaultView, end: DateTime<Utc>) {
     }
 }
 
+/// Ids of `table` that the source has and the mirror lacks.
+pub fn missing(rig: &Rig, table: &str) -> Vec<i64> {
+    let found = rig.wait(differences(rig.state(), rig.pool()));
+    found.iter().filter(|found| found.ends_with(": missing")).filter_map(|found| of(found, table)).collect()
+}
+
 fn of(difference: &str, table: &str) -> Option<i64> {
     let rest = difference.strip_prefix(table)?.strip_prefix(' ')?;
     rest.split(':').next()?.parse().ok()

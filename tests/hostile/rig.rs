@@ -1,5 +1,6 @@
 //! A hostile sandbox, a database, and an engine between them that can die at any request.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -40,6 +41,16 @@ pub enum End {
     Crashed,
 }
 
+impl End {
+    /// For a failed assertion.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Failed(error) => heymarket_sync::telemetry::chain(error),
+            end => format!("{end:?}"),
+        }
+    }
+}
+
 enum Signal {
     Crash,
     Endless,
@@ -65,12 +76,18 @@ impl Rig {
     }
 
     pub fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.push((format!("HEYMARKET_SYNC__{key}"), value.to_owned()));
+        let name = format!("HEYMARKET_SYNC__{key}");
+        self.settings.retain(|(set, _)| *set != name);
+        self.settings.push((name, value.to_owned()));
         self
     }
 
     pub fn state(&self) -> &SandboxState {
         self.sandbox.state()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.sandbox.address()
     }
 
     pub fn pool(&self) -> &PgPool {

@@ -127,23 +127,36 @@ impl Client {
         let gate = Scope::of(endpoint);
         let answered_since =
             |scope| trouble.counts_from.is_some_and(|from| availability.answered_since(scope, from));
-        let failure = match gate {
-            None => error.clone(),
+        let (own, other) = match gate {
+            None => (Err(error.clone().into()), None),
             Some(gate) if answered_since(gate) => return false,
-            Some(gate) => match self.probe(endpoint).await {
-                Err(refusal) if !shows_life(gate, refusal.error.kind()) => refusal.error,
-                _ => return false,
-            },
+            Some(_) if error.kind() == ErrorKind::Timeout => {
+                // Each may take as long as an answer may: both are waited for at once.
+                let (own, other) = tokio::join!(self.probe(endpoint), self.probe(second_opinion(endpoint)));
+                (own, Some(other))
+            }
+            Some(_) => (self.probe(endpoint).await, None),
+        };
+        let failure = match (own, gate) {
+            (Err(refusal), Some(gate)) if shows_life(gate, refusal.error.kind()) => return false,
+            (Err(refusal), _) => refusal.error,
+            (Ok(()), _) => return false,
         };
         let scope = match failure.kind() {
             ErrorKind::Forbidden | ErrorKind::NotFound => gate,
             _ if answered_since(Scope::Api) => gate,
             // No other endpoint can be reached then.
             ErrorKind::Connect | ErrorKind::Tls if gate.is_some() => Some(Scope::Api),
-            _ => match self.probe(second_opinion(endpoint)).await {
-                Err(refusal) if !shows_life(Scope::Api, refusal.error.kind()) => Some(Scope::Api),
-                _ => gate,
-            },
+            _ => {
+                let other = match other {
+                    Some(other) => other,
+                    None => self.probe(second_opinion(endpoint)).await,
+                };
+                match other {
+                    Err(refusal) if !shows_life(Scope::Api, refusal.error.kind()) => Some(Scope::Api),
+                    _ => gate,
+                }
+            }
         };
         // Where an endpoint has no gate, its failures are the request's own.
         let Some(scope) = scope else { return false };

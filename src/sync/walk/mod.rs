@@ -4,8 +4,10 @@
 //! may be exclusive or inclusive, or cut to milliseconds or seconds; a page may be shorter than asked; an empty
 //! page may be a slip; many rows may share one time.
 
+mod detour;
 mod obstacle;
 mod run;
+mod seam;
 
 use std::collections::VecDeque;
 
@@ -13,15 +15,11 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 use crate::interval::{Interval, TICK};
 
+use self::detour::Detour;
 pub use self::obstacle::Obstacle;
 use self::run::Run;
+use self::seam::SEAM_ATTEMPTS;
 
-/// Rows remembered at the lower edge of what was read, to recognise the seam with the next page.
-const SEAM_ROWS: usize = 64;
-/// The same, where they lie within one second: a server that cuts times to seconds brings that second's newest.
-const SEAM_SECOND_ROWS: usize = 10_000;
-/// How many cursors are tried for one seam before the page is kept without proof.
-const SEAM_ATTEMPTS: usize = 6;
 /// How often a page that is out of order is asked again.
 const DISORDER_RETRIES: u32 = 2;
 
@@ -71,7 +69,9 @@ pub struct Walk {
     /// A seam was found with a cursor at full resolution: times are not cut.
     exact: bool,
     largest_page: usize,
+    /// Rows to ask for: `most`, or fewer where pages were too large.
     limit: u32,
+    most: u32,
     disorders: u32,
     phase: Phase,
     asked: Ask,
@@ -91,6 +91,8 @@ enum Phase {
     /// It was empty there; asking again.
     BelowEmpty,
     Run(Run),
+    /// Looking for what lies below a row that cannot be read.
+    Detour(Detour),
 }
 
 impl Walk {
@@ -115,6 +117,7 @@ impl Walk {
             exact: false,
             largest_page: 0,
             limit,
+            most: limit,
             disorders: 0,
             phase: Phase::Down,
             asked: Ask { cursor, limit, page: None },
@@ -134,16 +137,6 @@ impl Walk {
     /// Ends the walk at `start` instead: what is below was given to another.
     pub fn shorten(&mut self, start: DateTime<Utc>) {
         self.start = self.start.max(Some(start));
-    }
-
-    /// Asks for half as many rows from now on, where a page was too large. `false`: it is one row already.
-    pub fn halve(&mut self) -> bool {
-        if self.asked.limit <= 1 {
-            return false;
-        }
-        self.limit = (self.limit / 2).max(1);
-        self.asked.limit = (self.asked.limit / 2).max(1);
-        true
     }
 
     /// The API refused the request as wrong: a larger `limit` or `page` may not be known to it.
@@ -185,6 +178,9 @@ impl Walk {
             let run = run.clone();
             return self.read_run(run, rows);
         }
+        if let Phase::Detour(detour) = self.phase {
+            return self.read_below_detour(detour);
+        }
         if rows.is_empty() {
             return self.read_empty();
         }
@@ -215,7 +211,9 @@ impl Walk {
             (Phase::Below(_), _) => self.advance(rows),
             (_, Some((last, _))) if lowest >= last => {
                 self.remember(rows);
-                if rows.len() > 1 { self.begin_run() } else { self.check_end(false) }
+                // A single row fills a page where pages of more were never seen.
+                let full = rows.len() > 1 || self.asked.limit <= 1 || self.largest_page <= 1;
+                if full { self.begin_run() } else { self.check_end(false) }
             }
             _ => self.advance(rows),
         }
@@ -230,6 +228,7 @@ impl Walk {
         }
         self.disorders = 0;
         self.largest_page = self.largest_page.max(rows.len());
+        self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;
         self.remember(rows);
         let proven = self.prove_to(lowest);
@@ -318,38 +317,6 @@ impl Walk {
         Some(self.pass_over(&sorted, Obstacle::Disorder))
     }
 
-    fn meets_seam(&self, rows: &[Place]) -> bool {
-        self.asked.cursor.is_none() || self.seam.is_empty() || rows.iter().any(|row| self.seam.contains(row))
-    }
-
-    /// Asks again from higher up: the server may cut times, or the row at the seam may have moved up the line.
-    fn widen(&mut self, rows: &[Place]) -> Finding {
-        let attempt = match self.phase {
-            Phase::Seam(attempt) => attempt + 1,
-            _ => self.resolution + 1,
-        };
-        if attempt >= SEAM_ATTEMPTS {
-            return self.pass_over(rows, Obstacle::SeamLost);
-        }
-        self.phase = Phase::Seam(attempt);
-        finding(self.ask_for(self.seam_cursor(attempt)))
-    }
-
-    /// Cursors above the lowest row seen, each wider than the one before.
-    fn seam_cursor(&self, attempt: usize) -> Option<DateTime<Utc>> {
-        let at = |rows_up: usize| self.seam.iter().rev().nth(rows_up.min(self.seam.len() - 1));
-        let (last, _) = self.seam.back()?;
-        let above = *last + TICK;
-        Some(match attempt {
-            0 => above,
-            1 => ceil(above, TimeDelta::milliseconds(1)),
-            2 => ceil(above, TimeDelta::seconds(1)),
-            3 => ceil(at(2)?.0 + TICK, TimeDelta::seconds(1)),
-            4 => ceil(at(8)?.0 + TICK, TimeDelta::seconds(1)),
-            _ => ceil(at(SEAM_ROWS)?.0 + TICK, TimeDelta::seconds(1)),
-        })
-    }
-
     fn check_end(&mut self, listed: bool) -> Finding {
         let Some((last, _)) = self.seam.back().copied() else {
             return self.read_empty();
@@ -375,28 +342,12 @@ impl Walk {
         let cursor = self.asked.cursor.unwrap_or(self.reached);
         let lower = cursor - if self.exact { TICK } else { TimeDelta::seconds(1) };
         // The cursor is inclusive: a row at `lower` itself comes back.
-        self.leave_open(lower + TICK, cursor, lower, 1)
+        self.leave_open(Obstacle::Run, lower + TICK, cursor, lower, 1)
     }
 
     fn ask_for(&mut self, cursor: Option<DateTime<Utc>>) -> Next {
         self.asked = Ask { cursor, limit: self.limit, page: None };
         Next::Ask(self.asked.clone())
-    }
-
-    fn remember(&mut self, rows: &[Place]) {
-        for row in rows {
-            let known = self.seam.iter().rev().any(|seen| seen == row);
-            if !known && self.seam.back().is_none_or(|last| row.0 <= last.0) {
-                self.seam.push_back(*row);
-            }
-        }
-        let Some((last, _)) = self.seam.back().copied() else { return };
-        let within = |place: &Place| place.0 - last <= TimeDelta::seconds(1);
-        while self.seam.len() > SEAM_ROWS
-            && (self.seam.len() > SEAM_SECOND_ROWS || !self.seam.front().is_some_and(within))
-        {
-            self.seam.pop_front();
-        }
     }
 }
 

@@ -112,6 +112,15 @@ impl Walk {
         self.ask_run(run)
     }
 
+    /// Begins the listing again with half as many rows a page: page numbers count pages of one size.
+    pub(super) fn halve_run(&mut self, mut run: Run) -> Finding {
+        run.limit = (self.asked.limit / 2).max(1);
+        run.page = Some(0);
+        run.reading.clear();
+        run.previous = None;
+        self.ask_run(run)
+    }
+
     /// A page by number counts rows that other pages begin after: one too many in it pushes another out of sight.
     fn is_spoilt(&self, rows: &[Place]) -> bool {
         let above = |row: &Place| self.asked.cursor.is_some_and(|cursor| row.0 > cursor);
@@ -158,17 +167,19 @@ impl Walk {
     /// Gives the run up and goes on below it; where times may be cut, below its second.
     pub(super) fn leave_run(&mut self, last: DateTime<Utc>) -> Finding {
         let bottom = if self.exact { last } else { floor(last, TimeDelta::seconds(1)) };
-        self.leave_open(bottom, last + TICK, bottom, 0)
+        self.leave_open(Obstacle::Run, bottom, last + TICK, bottom, 0)
     }
 
+    /// Leaves open what lies from `bottom` to `top` and goes on at `cursor`.
     pub(super) fn leave_open(
         &mut self,
+        obstacle: Obstacle,
         bottom: DateTime<Utc>,
         top: DateTime<Utc>,
         cursor: DateTime<Utc>,
         below: u8,
     ) -> Finding {
-        let hole = self.skip(bottom, top).map(|hole| (hole, Obstacle::Run));
+        let hole = self.skip(bottom, top).map(|hole| (hole, obstacle));
         if self.start.is_some_and(|start| self.reached <= start) {
             return Finding { proven: None, hole, next: Next::Done };
         }

@@ -246,6 +246,53 @@ fn a_server_that_has_no_rows_below_any_cursor_does_not_keep_the_walk() {
     }
 }
 
+/// A walk in which answers with one of `large` in them cannot be read.
+fn walk_past_large(begin: Walk, reading: &Reading, rows: &[Place], large: &[Place]) -> Walked {
+    let mut walk = begin;
+    let mut walked =
+        Walked { seen: BTreeSet::new(), proven: vec![], holes: vec![], gave_up: None, requests: 0 };
+    loop {
+        let page = reading.answer(rows, walk.ask());
+        walked.requests += 1;
+        assert!(walked.requests < 20_000, "the walk does not end");
+        let finding = if page.iter().any(|row| large.contains(row)) {
+            walk.unreadable(Obstacle::TooLarge)
+        } else {
+            walked.seen.extend(page.iter().copied());
+            walk.read(&page, page.len())
+        };
+        walked.proven.extend(finding.proven);
+        walked.holes.extend(finding.hole);
+        match finding.next {
+            Next::Ask(_) => {}
+            Next::Done => return walked,
+            Next::GiveUp(obstacle) => {
+                walked.gave_up = Some(obstacle);
+                return walked;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_too_large_is_left_open_alone() {
+    let rows = sorted((0..300).map(|i| (at(i * 1_000_003), i)).collect());
+    let gap = Interval::new(None, at(1_000_003 * 300)).unwrap();
+    for inclusive in [false, true] {
+        for large in [vec![0], vec![150], vec![299], vec![7, 8, 9, 200]] {
+            let reading = Reading { inclusive, ..EXACT };
+            let large: Vec<Place> = large.into_iter().map(|index| rows[index]).collect();
+            let walked = walk_past_large(Walk::below(gap, 50), &reading, &rows, &large);
+            let proven = |row: &Place| walked.proven.iter().any(|interval| interval.contains(row.0));
+            assert_eq!(walked.gave_up, None);
+            assert!(large.iter().all(|row| !proven(row)), "{:?}", walked.proven);
+            assert!(rows.iter().all(|row| large.contains(row) || walked.seen.contains(row)));
+            assert!(walked.holes.iter().all(|hole| hole.1 == Obstacle::TooLarge), "{:?}", walked.holes);
+            assert!(walked.requests < 100 + 80 * large.len(), "{} requests", walked.requests);
+        }
+    }
+}
+
 fn any_reading() -> impl Strategy<Value = Reading> {
     (any::<bool>(), prop_oneof![Just(1), Just(1_000), Just(1_000_000)], 3..40usize, any::<bool>(), 0..2u32)
         .prop_map(|(inclusive, cut, cap, heeds_limit, page_base)| Reading {
@@ -284,7 +331,7 @@ proptest! {
         rows in any_rows(),
         reading in any_reading(),
         heeds_page in any::<bool>(),
-        limit in 2..50u32,
+        limit in 1..50u32,
         from_top in any::<bool>(),
         bounds in (0.0..1.0f64, 0.0..1.2f64),
         open_start in any::<bool>(),
@@ -307,6 +354,28 @@ proptest! {
         if heeds_page && slip.is_none() {
             prop_assert!(walked.gave_up.is_none(), "{:?}", walked.gave_up);
             prop_assert!(covers(&walked.proven, gap), "{:?} of {gap}", walked.proven);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// What is proved has been seen, whichever rows are too large to be read.
+    #[test]
+    fn proved_implies_seen_past_large_rows(
+        rows in any_rows(),
+        reading in any_reading(),
+        limit in 1..50u32,
+        large in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let gap = Interval::new(None, rows.first().map_or(at(0), |row| row.0) + TICK).unwrap();
+        let large: Vec<Place> =
+            large.iter().filter(|_| !rows.is_empty()).map(|index| rows[index.index(rows.len())]).collect();
+        let walked = walk_past_large(Walk::below(gap, limit), &reading, &rows, &large);
+        for row in &rows {
+            let proven = walked.proven.iter().any(|interval| interval.contains(row.0));
+            prop_assert!(!proven || walked.seen.contains(row), "{row:?} proved, never seen");
         }
     }
 }
