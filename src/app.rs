@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -15,6 +16,7 @@ use crate::api::client::Client;
 use crate::api::error::ApiError;
 use crate::api::model::Stream;
 use crate::config::Settings;
+use crate::crash::{self, CrashPoint};
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
 use crate::store::{
@@ -29,10 +31,14 @@ pub use self::backfill::{BackfillProgress, Window};
 
 /// How long `sync` waits for the lead.
 const LEAD_WAIT: Duration = Duration::from_secs(30);
-/// How long `run` rests after a term that ended with an error of the database.
-const TERM_REST: Duration = Duration::from_secs(1);
 /// How long a leader may take over the next of the rejects that it was asked to try again.
 const RETRY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long `run` rests before it asks a database again that failed, and after a term that ended with an error.
+const REST: Duration = Duration::from_secs(1);
+/// The longest rest; it doubles with each term that trying again at once did not help.
+const REST_MOST: Duration = Duration::from_secs(60);
+/// Errors of one outage of the database that are told in the log.
+const TOLD_MOST: usize = 8;
 /// How long HTTP clients may take for the rest of their requests once the daemon stops.
 const HTTP_GRACE: Duration = Duration::from_secs(1);
 
@@ -125,9 +131,17 @@ impl App {
 
     /// Applies the schema where it is behind. A schema newer than this program is refused.
     pub async fn migrate(&self) -> Result<usize, AppError> {
+        Ok(self.bring_up_to_date().await?)
+    }
+
+    async fn bring_up_to_date(&self) -> Result<usize, StoreError> {
         match self.store.schema_state().await? {
             SchemaState::Current => Ok(0),
-            _ => Ok(self.store.migrate().await?),
+            _ => {
+                let applied = self.store.migrate().await?;
+                crash::pass(CrashPoint::Migrated);
+                Ok(applied)
+            }
         }
     }
 
@@ -157,40 +171,58 @@ impl App {
         listening(address);
         info!(%address, "listening");
         let mut standing_by = false;
+        let mut outage = OutageLog::default();
+        let mut delay = REST;
         loop {
             let acquired = tokio::select! {
-                acquired = self.store.acquire_lease(&self.holder) => acquired,
+                acquired = self.try_lead() => acquired,
                 () = cancel.cancelled() => break,
             };
             match acquired {
                 Ok(Ok(lease)) => {
+                    crash::pass(CrashPoint::LeadAcquired);
+                    outage.over();
                     info!(epoch = lease.epoch(), "leading");
                     standing_by = false;
+                    let begun = Instant::now();
                     service.leads(true);
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
                     let outcome = term.run().await;
                     service.leads(false);
                     self.give_up(lease, keeper).await;
+                    if begun.elapsed() > REST_MOST {
+                        delay = REST;
+                    }
                     match outcome {
                         Ok(()) | Err(SyncError::Stopped) => {}
                         Err(error) => {
                             warn!(error = telemetry::chain(&error), "the term ended; trying again");
-                            rest(TERM_REST, cancel).await;
+                            rest(delay, cancel).await;
+                            if !passes(&error) {
+                                delay = (delay * 2).min(REST_MOST);
+                            }
                         }
                     }
                 }
                 Ok(Err(holder)) => {
+                    outage.over();
                     if !standing_by {
                         info!(leader = holder.holder, "standing by");
                     }
                     standing_by = true;
                     rest(LEASE_POLL, cancel).await;
                 }
-                Err(error) if error.is_transient() => {
-                    warn!(error = telemetry::chain(&error), "the database does not answer; trying again");
-                    rest(TERM_REST, cancel).await;
+                // A daemon that has begun outlives whatever befalls the database: a password that is rotated, a
+                // database that is made anew, a role that loses its rights. Whoever mends that need not restart it.
+                Err(error) => {
+                    // The pool only tells that it has waited.
+                    let error = tokio::select! {
+                        probed = self.store.probe() => probed.err().unwrap_or(error),
+                        () = cancel.cancelled() => break,
+                    };
+                    outage.tell(&error);
+                    rest(REST, cancel).await;
                 }
-                Err(error) => return Err(error.into()),
             }
         }
         // The server ends with the token; a panic in it is not lost, and a client that does not finish is not
@@ -255,12 +287,27 @@ impl App {
         stop(self.embedded).await;
     }
 
+    /// Takes the lead if it is free. The schema is looked at before: since this process looked last, a newer program
+    /// may have changed it, or the database may have been made anew.
+    async fn try_lead(&self) -> Result<Result<Lease, Holder>, StoreError> {
+        match self.store.leader().await {
+            Ok(Some(present)) => {
+                self.store.forget_outage();
+                return Ok(Err(present));
+            }
+            Err(error) if !error.is_undefined() => return Err(error),
+            _ => {}
+        }
+        self.bring_up_to_date().await?;
+        self.store.acquire_lease(&self.holder).await
+    }
+
     async fn wait_for_lead(&self, cancel: &CancellationToken) -> Result<Lease, AppError> {
-        let deadline = tokio::time::Instant::now() + LEAD_WAIT;
+        let deadline = Instant::now() + LEAD_WAIT;
         loop {
             match self.store.acquire_lease(&self.holder).await? {
                 Ok(lease) => return Ok(lease),
-                Err(holder) if tokio::time::Instant::now() >= deadline => return Err(AppError::Led(holder)),
+                Err(holder) if Instant::now() >= deadline => return Err(AppError::Led(holder)),
                 Err(_) if cancel.is_cancelled() => return Err(SyncError::Stopped.into()),
                 Err(_) => rest(LEASE_POLL, cancel).await,
             }
@@ -299,27 +346,65 @@ struct Keeper {
 impl Keeper {
     fn spawn(store: Store, lease: Lease, cancel: CancellationToken) -> Self {
         let task = tokio::spawn(async move {
-            let mut renewed = tokio::time::Instant::now();
+            let mut renewed = Instant::now();
+            let mut told = false;
             loop {
                 tokio::time::sleep(LEASE_RENEWAL).await;
                 match tokio::time::timeout(LEASE_TTL, store.renew_lease(&lease)).await {
-                    Ok(Ok(())) => renewed = tokio::time::Instant::now(),
+                    Ok(Ok(())) => {
+                        if told {
+                            info!("the lead is renewed again");
+                        }
+                        told = false;
+                        renewed = Instant::now();
+                    }
                     Ok(Err(StoreError::LeadLost)) => {
                         warn!("the lead was lost to another process");
                         cancel.cancel();
                         return;
                     }
                     // Each writing transaction checks the epoch: writing on is safe, whoever leads.
-                    Ok(Err(_)) | Err(_) if renewed.elapsed() > LEASE_TTL => {
-                        warn!("the lead could not be renewed");
-                        renewed = tokio::time::Instant::now();
+                    failed if renewed.elapsed() > LEASE_TTL && !told => {
+                        let error = match failed {
+                            Ok(Err(error)) => telemetry::chain(&error),
+                            _ => format!("the database does not answer within {} s", LEASE_TTL.as_secs()),
+                        };
+                        warn!(error, "the lead could not be renewed; trying on");
+                        told = true;
                     }
-                    Ok(Err(_)) | Err(_) => {}
+                    _ => {}
                 }
             }
         });
         Self { task }
     }
+}
+
+/// What the log was told of an outage of the database: each error once, and its end.
+#[derive(Default)]
+struct OutageLog {
+    told: Vec<String>,
+}
+
+impl OutageLog {
+    fn tell(&mut self, error: &StoreError) {
+        let error = telemetry::chain(error);
+        if !self.told.contains(&error) && self.told.len() < TOLD_MOST {
+            warn!(error, "the database cannot be used; trying on");
+            self.told.push(error);
+        }
+    }
+
+    fn over(&mut self) {
+        if !std::mem::take(&mut self.told).is_empty() {
+            info!("the database can be used again");
+        }
+    }
+}
+
+/// Whether a new term may well succeed at once after one that ended so.
+fn passes(error: &SyncError) -> bool {
+    matches!(error, SyncError::Store(error) if error.is_transient() || matches!(error, StoreError::LeadLost))
 }
 
 async fn rest(time: Duration, cancel: &CancellationToken) {

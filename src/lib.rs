@@ -12,6 +12,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod crash;
 pub mod embedded;
 pub mod http;
 pub mod interval;

@@ -58,7 +58,7 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
     gauge!(LEADER).set(up(service.leads.load(Relaxed)));
     match in_time(service.store.open_rejects()).await {
         Ok(open) => {
-            gauge!(DATABASE_UP).set(1.0);
+            gauge!(DATABASE_UP).set(if service.outage().is_none() { 1.0 } else { 0.0 });
             for stream in Stream::ALL {
                 let open = open.get(&stream).copied().unwrap_or(0);
                 gauge!(REJECTS_OPEN, "stream" => stream.name()).set(open as f64);

@@ -17,12 +17,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use chrono::TimeDelta;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::availability::{self, Availability};
-use crate::store::{SchemaState, Store, StoreError};
+use crate::clock;
+use crate::store::{Outage, SchemaState, Store, StoreError};
 use crate::sync::progress::Progress;
 use crate::telemetry;
 
@@ -31,6 +33,8 @@ pub use status::Report;
 
 /// How long a page waits for the database: less than those who probe and scrape wait for the page.
 const DATABASE_WITHIN: Duration = Duration::from_secs(3);
+/// How long writes may fail before the daemon is no longer ready.
+const DATABASE_PATIENCE: TimeDelta = TimeDelta::seconds(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -59,10 +63,30 @@ impl Service {
         self.leads.store(leads, Relaxed);
     }
 
+    /// Why the database takes no writes. A write that is tried again once or twice is no outage.
+    fn outage(&self) -> Option<Outage> {
+        self.store.outage().filter(|outage| clock::now() - outage.since > DATABASE_PATIENCE)
+    }
+
     async fn readiness(&self) -> Result<String, String> {
-        match in_time(self.store.schema_state()).await? {
-            SchemaState::Current => {}
+        match in_time(self.store.schema_state()).await {
+            Ok(SchemaState::Current) => {}
+            Err(reason) => {
+                // Whoever writes may know more than that nothing came in time.
+                return Err(match self.store.outage() {
+                    None => reason,
+                    Some(outage) => {
+                        format!("the database does not answer since {}: {}", outage.since, outage.error)
+                    }
+                });
+            }
+            Ok(SchemaState::Newer(_)) => {
+                return Err("the schema is newer than this program: run a newer heymarket-sync".to_owned());
+            }
             _ => return Err("the schema is not current: run `heymarket-sync migrate`".to_owned()),
+        }
+        if let Some(outage) = self.outage() {
+            return Err(format!("the database takes no writes since {}: {}", outage.since, outage.error));
         }
         let part = if self.leads.load(Relaxed) { "leading" } else { "standing by" };
         let mut body = format!("ready, {part}");

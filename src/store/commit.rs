@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use sqlx::{Connection as _, PgConnection};
 
+use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 
 use super::{
-    Batch, Lease, LineKey, Store, StoreError, coverage, lease, page_rejects,
+    Batch, Lease, LineKey, Store, StoreError,
+    availability::Write,
+    coverage, lease, page_rejects,
     refusal::{Part, Refused},
     rejects, runs,
 };
@@ -48,13 +51,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
-        match self.commit_with(Care::Together, lease, batch).await {
-            Err(error) if error.is_data() => self.commit_with(Care::Sifted, lease, batch).await,
+        let outcome = match self.write(Care::Together, lease, batch).await {
+            Err(error) if error.is_data() => self.write(Care::Sifted, lease, batch).await,
             done => done,
-        }
+        };
+        self.availability.note(Write::Rows, &outcome);
+        outcome
     }
 
-    async fn commit_with(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
+    async fn write(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let begun = || StoreError::query("beginning a transaction");
         let mut connection = self.pool.acquire().await.map_err(begun())?;
         let mut transaction = connection.begin_with(BEGIN).await.map_err(begun())?;
@@ -67,10 +72,13 @@ impl Store {
         page_rejects::resolve(&mut transaction, &batch.proofs).await?;
         runs::credit(&mut transaction, &batch.tallies, &written, &refused, batch.conversations.is_empty())
             .await?;
+        crash::pass(CrashPoint::RowsWritten);
         for (key, intervals) in by_line(&batch.proofs) {
             coverage::prove(&mut transaction, key, &intervals).await?;
         }
+        crash::pass(CrashPoint::BeforeLeaseCheck);
         lease::check(&mut transaction, lease).await?;
+        crash::pass(CrashPoint::BeforeCommit);
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
         if batch.bytes() > KEPT_BUFFER {
             connection.shrink_buffers();

@@ -8,7 +8,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{Store, StoreError, error::Cause};
+use super::{
+    Store, StoreError,
+    availability::{Availability, Write},
+    error::Cause,
+};
 
 /// How long one connection may take to be made, or to be had from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,29 +39,47 @@ const SESSION: [(&str, &str); 7] = [
 /// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
 pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, StoreError> {
     let options = options(url)?;
-    let failed =
-        |source: Cause, advice: String| StoreError::Connect { target: target(&options), advice, source };
-    // The pool retries a refused connection until it only has a timeout to report; one made
-    // here first gives the reason.
-    let first = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
-    match first {
-        Ok(Ok(connection)) => connection.close().await.map_err(|error| {
-            failed(Cause::from(error), "the server closed the session at once; see its log".to_owned())
-        })?,
-        Ok(Err(error)) => {
-            let advice = advice(&error, &options);
-            return Err(failed(Cause::from(error), advice));
-        }
-        Err(_) => {
-            let advice = "check host, port and firewall".to_owned();
-            return Err(failed(Cause::timed_out(CONNECT_TIMEOUT), advice));
-        }
-    }
+    reach(&options).await?;
+    let availability = Availability::default();
+    let sessions = availability.clone();
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(CONNECT_TIMEOUT)
+        // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or a
+        // change of its defaults) is closed, so that the next one is made where the address leads now.
+        .test_before_acquire(false)
+        .before_acquire(move |session, _| {
+            let availability = sessions.clone();
+            Box::pin(async move {
+                let read_only = sqlx::query_scalar!(
+                    r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
+                );
+                let fit = matches!(read_only.fetch_one(session).await, Ok(false));
+                if !fit {
+                    availability.lost_session();
+                }
+                Ok(fit)
+            })
+        })
         .connect_lazy_with(options);
-    Ok(Store::from_pool(pool))
+    Ok(Store { pool, availability })
+}
+
+/// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;
+/// this gives the reason.
+async fn reach(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let failed =
+        |source: Cause, advice: String| StoreError::Connect { target: target(options), advice, source };
+    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+        Ok(Ok(connection)) => connection.close().await.map_err(|error| {
+            failed(Cause::from(error), "the server closed the session at once; see its log".to_owned())
+        }),
+        Ok(Err(error)) => {
+            let advice = advice(&error, options);
+            Err(failed(Cause::from(error), advice))
+        }
+        Err(_) => Err(failed(Cause::timed_out(CONNECT_TIMEOUT), "check host, port and firewall".to_owned())),
+    }
 }
 
 /// What is known of the server and of the role's rights.
@@ -75,6 +97,15 @@ pub struct ServerInfo {
 }
 
 impl Store {
+    /// Whether a connection can be made now, and why not; an error counts as an outage.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let reached = reach(&self.pool.connect_options()).await;
+        if reached.is_err() {
+            self.availability.note(Write::Lease, &reached);
+        }
+        reached
+    }
+
     /// Asks the server what it is.
     ///
     /// # Errors

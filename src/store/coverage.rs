@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 
 use super::{LineKey, STANDING, Store, StoreError};
@@ -92,6 +93,7 @@ impl Store {
         .execute(&self.pool)
         .await
         .map_err(StoreError::query("beginning a pass again"))?;
+        crash::pass(CrashPoint::RecheckRestarted);
         Ok(())
     }
 

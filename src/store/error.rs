@@ -80,6 +80,20 @@ impl StoreError {
         matches!(self, Self::Query { .. }) && self.cause().is_some_and(|cause| is_data_state(&cause.sqlstate))
     }
 
+    /// Whether the session ended before its time, or none could be had.
+    pub fn is_disconnected(&self) -> bool {
+        self.cause().is_some_and(|cause| {
+            cause.disconnected
+                || matches!(cause.sqlstate.get(..3), Some("57P"))
+                || cause.sqlstate.starts_with("08")
+        })
+    }
+
+    /// Whether a table of this program is not there: the schema was never applied, or the database was made anew.
+    pub fn is_undefined(&self) -> bool {
+        matches!(self.sqlstate(), Some("42P01" | "3F000"))
+    }
+
     /// The five characters by which PostgreSQL names the error, where the server named one.
     pub fn sqlstate(&self) -> Option<&str> {
         self.cause().map(|cause| cause.sqlstate.as_str()).filter(|state| !state.is_empty())
@@ -144,6 +158,11 @@ impl From<sqlx::Error> for Cause {
                     format!("{} (SQLSTATE {sqlstate})", said.message())
                 };
                 (text, sqlstate)
+            }
+            sqlx::Error::PoolTimedOut => {
+                let text = "no connection could be had in time: the server is away or has none left, or all of \
+                            database.max_connections are in use";
+                (text.to_owned(), String::new())
             }
             sqlx::Error::Migrate(migrate) => (migrate.to_string(), String::new()),
             other => (other.to_string(), String::new()),

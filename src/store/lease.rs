@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, availability::Write};
 
 /// How long the lead holds without a renewal, by the database's clock.
 pub const LEASE_TTL: Duration = Duration::from_secs(4);
@@ -47,6 +47,12 @@ pub struct Holder {
 impl Store {
     /// Takes the lead for `holder` if it is free or void; `Ok(Err(_))` names who has it.
     pub async fn acquire_lease(&self, holder: &str) -> Result<Result<Lease, Holder>, StoreError> {
+        let outcome = self.take_lease(holder).await;
+        self.availability.note(Write::Lease, &outcome);
+        outcome
+    }
+
+    async fn take_lease(&self, holder: &str) -> Result<Result<Lease, Holder>, StoreError> {
         let failed = || StoreError::query("taking the lead");
         // Looked at without a lock first: those that stand by must not make the leader wait.
         if let Some(present) = self.leader().await? {
@@ -108,8 +114,9 @@ impl Store {
         )
         .execute(&self.pool)
         .await
-        .map_err(StoreError::query("renewing the lead"))?;
-        if renewed.rows_affected() == 0 { Err(StoreError::LeadLost) } else { Ok(()) }
+        .map_err(StoreError::query("renewing the lead"));
+        self.availability.note(Write::Lease, &renewed);
+        if renewed?.rows_affected() == 0 { Err(StoreError::LeadLost) } else { Ok(()) }
     }
 
     /// Gives the lead back, for another to take at once. Does nothing where it is lost already.

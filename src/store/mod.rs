@@ -3,6 +3,7 @@
 //! Rows and the intervals that they prove go in together, through [`Store::commit`], in one
 //! transaction that ends by checking that this process still leads.
 
+mod availability;
 mod batch;
 mod commit;
 mod connect;
@@ -25,7 +26,10 @@ use sqlx::PgPool;
 
 use crate::api::model::Stream;
 
+use self::availability::Availability;
+
 pub use self::{
+    availability::Outage,
     batch::{Batch, Tally},
     commit::Committed,
     connect::{ServerInfo, connect},
@@ -51,12 +55,13 @@ pub const BACKFILL: &str = "backfill";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    availability: Availability,
 }
 
 impl Store {
     /// A store over connections that the caller made; see [`connect`] for those made from an address.
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, availability: Availability::default() }
     }
 
     /// The connections.

@@ -132,6 +132,7 @@ impl LineTask {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
+        let mut sessions_lost = self.engine.store.sessions_lost();
         loop {
             tokio::select! {
                 biased;
@@ -146,6 +147,10 @@ impl LineTask {
                 _ = ticks.tick() => {
                     self.tick(Some(TICK_PAGES)).await?;
                     self.recheck().await?;
+                    let lost = self.engine.store.sessions_lost();
+                    if std::mem::replace(&mut sessions_lost, lost) != lost {
+                        sweep.reset_immediately();
+                    }
                 }
                 _ = look.tick() => self.backfill().await?,
                 _ = sweep.tick(), if self.work.is_empty() => {

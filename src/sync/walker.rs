@@ -14,6 +14,7 @@ use crate::api::lenient;
 use crate::api::limiter::Priority;
 use crate::api::model::UnreadableBody;
 use crate::clock;
+use crate::crash::{self, CrashPoint};
 use crate::interval::{Interval, TICK};
 use crate::store::UnreadablePage;
 use crate::telemetry;
@@ -230,6 +231,7 @@ impl Reader {
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
+            crash::pass(CrashPoint::PageRead);
             let (stream, run, room) = (errand.line.stream, errand.run, response.room);
             self.writer.page(Page { stream, run, rows, proofs, unwritten, room }).await?;
             match finding.next {

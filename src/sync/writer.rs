@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use crate::api::client::Share;
 use crate::api::model::{Rows, Stream};
 use crate::clock;
+use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally, UnreadablePage};
 
@@ -127,7 +128,9 @@ impl Task {
                 }
             }
             if !streams.is_empty() || !batch.pages.is_empty() {
+                crash::pass(CrashPoint::PageQueued);
                 self.commit(batch).await?;
+                crash::pass(CrashPoint::AfterCommit);
                 drop(unwritten);
                 for stream in streams {
                     self.progress.of(stream).committed(clock::now());

@@ -4,11 +4,15 @@
 mod api_outage;
 mod backfill;
 mod bad_input;
+mod chaos;
+mod crash;
+mod database;
 mod fill;
 mod lead;
 mod outage;
 mod pages;
 mod rejects;
+mod secrets;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,11 +20,12 @@ mod verbs;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use heymarket_sync::sandbox::{
     Endpoint, RateLimit, Sandbox, SandboxCredentials, SandboxOptions, SandboxState, TeamOptions,
 };
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use support::database::{TestDatabase, database};
 use support::mirror::{assert_equals, differences};
 use support::process::{Ended, Process, reached};
@@ -96,12 +101,39 @@ impl Rig {
             .fold(self, |rig, stream| rig.set(&format!("HEYMARKET_SYNC__STREAMS__{stream}__{key}"), value))
     }
 
+    /// Many small pages, a few at a time; some traffic came before, so that the order of messages by their changes
+    /// can be told from that by date.
+    fn in_small_pages(self) -> Self {
+        for _ in 0..100 {
+            self.source().apply_event(self.source().now());
+        }
+        // Late rows lie up to 30 s in the past.
+        self.set("HEYMARKET_SYNC__SYNC__SETTLE_MARGIN", "35s")
+            .set("HEYMARKET_SYNC__API__PAGE_SIZE", "50")
+            .set("HEYMARKET_SYNC__API__MAX_IN_FLIGHT", "4")
+    }
+
     fn source(&self) -> &SandboxState {
         &self.source
     }
 
     fn start(&self, arguments: &[&str]) -> Process {
         Process::start(arguments, &self.environment)
+    }
+
+    /// Starts a daemon that kills itself when it passes `point` for the `nth` time.
+    fn start_armed(&self, point: &str, nth: u64) -> Process {
+        let armed = ("HEYMARKET_SYNC_CRASH_AT".to_owned(), format!("{point}:{nth}"));
+        let environment: Vec<_> = self.environment.iter().cloned().chain([armed]).collect();
+        Process::start(&["run"], &environment)
+    }
+
+    /// What would come by itself 4 s after the leader was killed.
+    async fn end_lease(&self) {
+        sqlx::query("UPDATE heymarket_sync.lease SET expires_at = '-infinity'")
+            .execute(&self.pool)
+            .await
+            .unwrap();
     }
 
     /// Runs a verb to its end.
@@ -132,6 +164,46 @@ impl Rig {
         if let Err(error) = reached("complete history", EQUAL, complete).await {
             panic!("{error}: {}\n{}", daemon.get("/status").await.body, daemon.log());
         }
+    }
+
+    /// Ends the traffic, sees that the mirror becomes equal and all of history held, and ends the daemon.
+    async fn catches_up(&self, daemon: Process) {
+        self.source().set_live_rate(0.0);
+        self.complete(&daemon).await;
+        let equal = async || differences(self.source(), &self.pool).await.is_empty();
+        if reached("an equal mirror", EQUAL, equal).await.is_err() {
+            eprintln!("{}", daemon.log());
+            assert_equals(self.source(), &self.pool).await;
+        }
+        self.stop(daemon).await;
+        self.covered_is_held().await;
+        assert_equals(self.source(), &self.pool).await;
+    }
+
+    /// Every row of the source that lies in a held interval is in the mirror, in that version.
+    async fn covered_is_held(&self) {
+        let messages = self.source().messages().into_values().map(|row| (row.id, row.date)).unzip();
+        self.held("messages", "date", messages).await;
+        let conversations =
+            self.source().conversations().into_values().map(|row| (row.id, row.updated)).unzip();
+        self.held("conversations", "updated", conversations).await;
+        let contacts = self.source().contacts().into_values().map(|row| (row.id, row.updated)).unzip();
+        self.held("contacts", "updated", contacts).await;
+    }
+
+    async fn held(&self, stream: &str, line: &str, (ids, times): (Vec<i64>, Vec<DateTime<Utc>>)) {
+        let missing: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT s.id FROM unnest($1::bigint[], $2::timestamptz[]) s (id, at)
+             JOIN heymarket_sync.coverage c ON c.covered @> s.at
+             WHERE c.stream = '{stream}' AND c.line = '{line}' AND c.pass = 'standing'
+               AND NOT EXISTS (SELECT FROM heymarket.{stream} m WHERE m.id = s.id AND m.{line} = s.at)"
+        )))
+        .bind(ids)
+        .bind(times)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        assert!(missing.is_empty(), "{stream} {missing:?} lie in held intervals and are not in the mirror");
     }
 
     /// Page requests so far.

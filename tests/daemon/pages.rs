@@ -103,7 +103,7 @@ async fn nothing_private_is_told_even_in_the_most_detailed_log() {
 }
 
 /// No text, name or phone number of the team is in `told`.
-fn assert_private(told: &str, source: &SandboxState) {
+pub fn assert_private(told: &str, source: &SandboxState) {
     let messages = source.messages();
     let texts = messages.values().flat_map(|message| [message.text.to_string(), message.target.to_string()]);
     let contacts = source.contacts();

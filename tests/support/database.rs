@@ -41,11 +41,17 @@ static SERVER: OnceLock<Result<mpsc::Sender<Job>, String>> = OnceLock::new();
 /// A database of one test's own; dropped with this value, whoever is still connected.
 #[derive(Debug)]
 pub struct TestDatabase {
-    name: String,
+    /// None on a server that is thrown away whole.
+    name: Option<String>,
     url: String,
 }
 
 impl TestDatabase {
+    /// A database on a server of the test's own.
+    pub fn elsewhere(url: String) -> Self {
+        Self { name: None, url }
+    }
+
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -53,8 +59,9 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
+        let Some(name) = self.name.take() else { return };
         let (done, wait) = blocking::channel();
-        if server().try_send(Job::Drop { name: self.name.clone(), done }).is_ok() {
+        if server().try_send(Job::Drop { name, done }).is_ok() {
             let _ = wait.recv_timeout(DROP_TIMEOUT);
         }
     }
@@ -174,7 +181,7 @@ impl Server {
             None if migrated => self.create_migrated(&name).await?,
             _ => self.copy("template0", &name).await?,
         }
-        Ok(TestDatabase { url: self.url_of(&name), name })
+        Ok(TestDatabase { url: self.url_of(&name), name: Some(name) })
     }
 
     async fn create_migrated(&mut self, name: &str) -> Result<(), sqlx::Error> {

@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod database;
+pub mod disk;
 pub mod front;
 pub mod mirror;
 pub mod process;
+pub mod relay;
+pub mod server;
 pub mod tls;

@@ -1,6 +1,7 @@
 //! The real binary as a child process: its environment, output, signals and HTTP pages.
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,11 @@ pub struct Ended {
 impl Ended {
     pub fn code(&self) -> Option<i32> {
         self.status.code()
+    }
+
+    /// The signal that ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
     }
 
     /// Everything it printed.
@@ -110,6 +116,13 @@ impl Process {
             .await
             .unwrap_or_else(|error| panic!("{error}; the log:\n{}", self.log()));
         self.logged(message).swap_remove(0)
+    }
+
+    /// Waits until it has logged `message` so many times.
+    pub async fn logs_times(&self, message: &str, times: usize, within: Duration) {
+        reached(message, within, async || self.logged(message).len() >= times)
+            .await
+            .unwrap_or_else(|error| panic!("{error}; the log:\n{}", self.log()));
     }
 
     /// Where its HTTP server listens; waits until it does.

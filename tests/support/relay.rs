@@ -1,0 +1,81 @@
+//! A way to a database that can be cut and led elsewhere, as an operator's proxy or address does at a failover.
+
+use std::net::SocketAddr;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Connections go to the target of the moment and end when it changes; without one they end at once.
+pub struct Relay {
+    address: SocketAddr,
+    target: watch::Sender<Option<PgConnectOptions>>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    pub async fn to(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = watch::Sender::new(Some(url.parse().unwrap()));
+        let targets = target.subscribe();
+        let task = tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tokio::spawn(relay(client, targets.clone()));
+            }
+        });
+        Self { address, target, task }
+    }
+
+    /// The address of the database behind `url`, by way of this relay.
+    pub fn url(&self, url: &str) -> String {
+        let mut url = reqwest::Url::parse(url).unwrap();
+        url.set_query(Some("sslmode=disable"));
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(self.address.port())).unwrap();
+        url.into()
+    }
+
+    /// Ends all connections and takes no more.
+    pub fn cut(&self) {
+        self.target.send_replace(None);
+    }
+
+    /// Ends all connections; new ones go to the server of `url`.
+    pub fn lead_to(&self, url: &str) {
+        self.target.send_replace(Some(url.parse().unwrap()));
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn relay(client: TcpStream, mut targets: watch::Receiver<Option<PgConnectOptions>>) {
+    let Some(target) = targets.borrow_and_update().clone() else { return };
+    let joined = async {
+        match target.get_socket() {
+            Some(directory) => {
+                let path = directory.join(format!(".s.PGSQL.{}", target.get_port()));
+                join(client, UnixStream::connect(path).await).await;
+            }
+            None => join(client, TcpStream::connect((target.get_host(), target.get_port())).await).await,
+        }
+    };
+    tokio::select! {
+        () = joined => {}
+        _ = targets.changed() => {}
+    }
+}
+
+/// A connection that breaks ends both ways.
+async fn join(mut client: TcpStream, server: std::io::Result<impl AsyncRead + AsyncWrite + Unpin>) {
+    if let Ok(mut server) = server {
+        let _ = copy_bidirectional(&mut client, &mut server).await;
+    }
+}
