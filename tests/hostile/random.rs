@@ -108,7 +108,7 @@ fn any_case() -> impl Strategy<Value = Case> {
     (
         any_history(),
         any_paging(),
-        (select(vec![2, 3, 7, 30, 50, 200]), 1..6u32),
+        (select(vec![1, 2, 3, 7, 30, 50, 200]), 1..6u32),
         vec((requests(), any_change()), 0..12),
         prop_oneof![3 => Just(Vec::new()), 1 => vec((requests(), any_fault()), 1..3)],
         any_slips(),
