@@ -14,7 +14,7 @@ use crate::judge::{Ledger, assert_covered_is_held, assert_equal, assert_lost_is_
 use crate::rig::{BEYOND_MARGIN, End, Rig};
 
 /// Cases where `PROPTEST_CASES` does not say otherwise.
-const CASES: u32 = 20;
+const CASES: u32 = 16;
 /// Whether messages may heed `date` alone as their cursor. The engine asks with `created_at`.
 const MESSAGES_BY_DATE_ALONE: bool = false;
 
