@@ -41,7 +41,7 @@ pub async fn fill(
             claims.push(Arc::clone(&claim));
             let (reader, errand) = (reader.clone(), errand.clone());
             walkers.spawn(async move {
-                let walked = reader.walk(&errand, &claim, false, None).await;
+                let walked = reader.walk(&errand, &claim, None, None).await;
                 (claim, walked)
             });
         }

@@ -13,6 +13,7 @@ use crate::store::STANDING;
 use super::fill;
 use super::line::Line;
 use super::passes::Passes;
+use super::planner;
 use super::scheduler::{Engine, SyncError};
 use super::walk::Obstacle;
 use super::walker::{Claim, Errand};
@@ -78,6 +79,8 @@ pub(super) struct LineTask {
     pub(super) started_at: DateTime<Utc>,
     /// Ticks read down to here; what is below is filled.
     pub(super) floor: DateTime<Utc>,
+    /// Rows that the next tick asks for at first.
+    tick_rows: u32,
     /// What ticks left below them, above [`LineTask::floor`] or not.
     rest: Option<Interval>,
     /// A fill of such a rest is in `work`.
@@ -112,6 +115,7 @@ impl LineTask {
             engine,
             errand,
             settings,
+            tick_rows: u32::MAX,
             rest: None,
             filling_rest: false,
             work: JoinSet::new(),
@@ -199,7 +203,8 @@ impl LineTask {
         let reader = &self.engine.reader;
         let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
         let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(0) };
-        let walked = reader.walk(&self.errand, &Claim::new(gap), true, pages).await?;
+        let walked = reader.walk(&self.errand, &Claim::new(gap), Some(self.tick_rows), pages).await?;
+        self.tick_rows = planner::tick_rows(walked.fresh);
         if !walked.complete {
             let lowest = walked.lowest.unwrap_or(gap.end());
             let from =

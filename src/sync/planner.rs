@@ -11,9 +11,18 @@ use crate::interval::Interval;
 /// up to one request.
 const SPLIT_PAGES: u64 = 8;
 
+/// Rows that a tick asks for beyond those that it expects.
+const TICK_ROWS: u32 = 20;
+
 /// Claims are cut at multiples of this: a walk begins at a whole second, and a cut within one would have both
 /// walkers read the rows of that second.
 const CUT: TimeDelta = TimeDelta::seconds(1);
+
+/// Rows that a tick asks for at first, where the one before read `fresh` that had not settled: those again, and as
+/// many as may have come meanwhile. A quiet tick costs the source little.
+pub fn tick_rows(fresh: u32) -> u32 {
+    fresh.saturating_add(fresh / 2).saturating_add(TICK_ROWS)
+}
 
 /// How many walkers keep the quota busy: as many requests as leave in the time that one takes.
 pub fn walkers(latency: Duration, requests_per_minute: u32, ceiling: usize) -> usize {
@@ -90,6 +99,14 @@ mod tests {
         assert_eq!(cut(left(Some(35_999), 36_000), 1_000_000_000, None), None, "within one second");
         let run = split(left(Some(0), 100), 1_000, TimeDelta::microseconds(1), 200, None);
         assert_eq!(run.map(|cut| cut.1), Some(100_000.0), "many rows of one time");
+    }
+
+    #[test]
+    fn a_quiet_tick_asks_for_little() {
+        let cases = [(0, 20), (10, 35), (200, 320), (u32::MAX, u32::MAX)];
+        for (fresh, rows) in cases {
+            assert_eq!(tick_rows(fresh), rows, "{fresh}");
+        }
     }
 
     #[test]

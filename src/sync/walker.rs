@@ -75,6 +75,8 @@ pub struct Walked {
     pub reached: DateTime<Utc>,
     /// The time of the oldest row that was read, above the upper end or not.
     pub lowest: Option<DateTime<Utc>>,
+    /// Rows at or above the lower end that were read, repeats included.
+    pub fresh: u32,
     /// The walk came to its lower end.
     pub complete: bool,
     /// The upper end of what could be proved, by the server's clock.
@@ -126,20 +128,24 @@ impl Claim {
 }
 
 impl Reader {
-    /// Walks `claim` from its upper end, or from the newest row of the line (`from_top`), for at most `pages`
-    /// pages.
+    /// Walks `claim` from its upper end, or from the newest row of the line with so many rows (`from_top`), for at
+    /// most `pages` pages.
     pub async fn walk(
         &self,
         errand: &Errand,
         claim: &Claim,
-        from_top: bool,
+        from_top: Option<u32>,
         pages: Option<u32>,
     ) -> Result<Walked, WalkError> {
         let gap = claim.locked().gap;
-        let mut walk = if from_top { Walk::from_top(gap, self.limit) } else { Walk::below(gap, self.limit) };
+        let mut walk = match from_top {
+            Some(rows) => Walk::from_top(gap, rows, self.limit),
+            None => Walk::below(gap, self.limit),
+        };
         let mut walked = Walked {
             reached: gap.end(),
             lowest: None,
+            fresh: 0,
             complete: false,
             ceiling: gap.end(),
             obstacles: Vec::new(),
@@ -232,6 +238,8 @@ impl Reader {
                 finding
             };
             walked.reached = walk.reached();
+            let above = rows.placed.iter().filter(|place| gap.start().is_none_or(|start| place.0 >= start));
+            walked.fresh = walked.fresh.saturating_add(u32::try_from(above.count()).unwrap_or(u32::MAX));
             walked.lowest = rows.placed.iter().map(|place| place.0).chain(walked.lowest).min();
             self.note(errand, &rows.placed, finding.proven.as_ref());
             self.note_hole(errand, &mut walked, finding.hole);

@@ -102,9 +102,10 @@ impl Walk {
         Self::new(gap, limit, Some(ceil(gap.end(), TimeDelta::seconds(1))))
     }
 
-    /// A walk over `gap` that begins with the newest rows of the line, above the gap or not.
-    pub fn from_top(gap: Interval, limit: u32) -> Self {
-        Self::new(gap, limit, None)
+    /// A walk over `gap` that begins with the newest rows of the line, above the gap or not: with `first` rows, and
+    /// twice as many with each page, up to `limit`.
+    pub fn from_top(gap: Interval, first: u32, limit: u32) -> Self {
+        Self { most: limit, ..Self::new(gap, first.clamp(1, limit.max(1)), None) }
     }
 
     fn new(gap: Interval, limit: u32, cursor: Option<DateTime<Utc>>) -> Self {

@@ -97,7 +97,7 @@ fn covers(proven: &[Interval], gap: Interval) -> bool {
 fn a_quiet_tick_is_one_request() {
     let rows = sorted((0..500).map(|i| (at(i * 1_000_000), i)).collect());
     let gap = Interval::new(Some(at(490_000_000)), at(495_000_000)).unwrap();
-    let walked = walk(Walk::from_top(gap, 200), |ask, _| EXACT.answer(&rows, ask));
+    let walked = walk(Walk::from_top(gap, 200, 200), |ask, _| EXACT.answer(&rows, ask));
     assert_eq!(walked.requests, 1);
     assert_eq!(walked.proven, [gap]);
 }
@@ -228,7 +228,7 @@ fn a_run_above_the_gap_that_cannot_be_listed_is_told_too() {
     let rows = sorted((0..100).map(|i| (at(9_000_000), i)).collect());
     let reading = Reading { heeds_page: false, cap: 10, ..EXACT };
     let gap = Interval::new(Some(at(1_000_000)), at(2_000_000)).unwrap();
-    let walked = walk(Walk::from_top(gap, 100), |ask, _| reading.answer(&rows, ask));
+    let walked = walk(Walk::from_top(gap, 100, 100), |ask, _| reading.answer(&rows, ask));
     assert!(walked.holes.iter().any(|(hole, _)| hole.contains(at(9_000_000))), "{:?}", walked.holes);
 }
 
@@ -237,7 +237,7 @@ fn a_server_that_has_no_rows_below_any_cursor_does_not_keep_the_walk() {
     let rows = sorted((0..100).map(|i| (at(i * 1_000_003), i)).collect());
     for gap_end in [at(1_000_003), at(200_000_000)] {
         let gap = Interval::new(None, gap_end).unwrap();
-        for begin in [Walk::below(gap, 10), Walk::from_top(gap, 10)] {
+        for begin in [Walk::below(gap, 10), Walk::from_top(gap, 10, 10)] {
             let from_top = begin.ask().cursor.is_none();
             let walked =
                 walk(begin, |ask, _| if ask.cursor.is_some() { vec![] } else { rows[..10].to_vec() });
@@ -343,7 +343,7 @@ proptest! {
         let start = (!open_start).then(|| at((bounds.0 * bounds.1 * span) as i64));
         let end = at((bounds.1 * span) as i64 + 1);
         let gap = Interval::new(start, end).unwrap();
-        let begin = if from_top { Walk::from_top(gap, limit) } else { Walk::below(gap, limit) };
+        let begin = if from_top { Walk::from_top(gap, (limit / 3).max(1), limit) } else { Walk::below(gap, limit) };
         let walked = walk(begin, |ask, request| {
             if slip == Some(request) { vec![] } else { reading.answer(&rows, ask) }
         });
