@@ -9,7 +9,6 @@ mod commit;
 mod connect;
 mod contacts;
 mod conversations;
-mod copy;
 mod coverage;
 mod error;
 mod lease;

@@ -1,1 +1,0 @@
-ALTER TABLE heymarket.messages ALTER COLUMN _synced_at SET DEFAULT now();
