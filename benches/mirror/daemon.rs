@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::oneshot;
 
 use crate::Outcome;
+use crate::cpu;
 
 /// How often its memory is looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -22,8 +23,6 @@ const LOOK: Duration = Duration::from_millis(10);
 const ASK: Duration = Duration::from_millis(2);
 /// How long it may take to be ready.
 const READY: Duration = Duration::from_secs(30);
-/// Linux counts CPU time for user space in units of this; it is not a setting.
-const TICKS_PER_SECOND: f64 = 100.0;
 /// Bytes of its log that an error shows.
 const LOG_SHOWN: usize = 2_000;
 
@@ -101,7 +100,10 @@ impl Daemon {
             let waited = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             let at = Instant::now();
             ends.store(true, Relaxed);
-            let cpu = waited.map_err(io::Error::from).map_err(Into::into).and_then(|_| cpu_seconds(pid));
+            let cpu = waited
+                .map_err(io::Error::from)
+                .map_err(Into::into)
+                .and_then(|_| cpu::of_process(pid.as_raw_pid()));
             let _ = tell.send(
                 child.wait().map_err(Into::into).and_then(|status| Ok(Ended { at, status, cpu: cpu? })),
             );
@@ -111,7 +113,7 @@ impl Daemon {
 
     /// CPU time spent so far, in seconds.
     pub fn cpu_seconds(&self) -> Outcome<f64> {
-        cpu_seconds(self.pid)
+        cpu::of_process(self.pid.as_raw_pid())
     }
 
     /// Waits until /readyz says yes; the time since the start.
@@ -180,7 +182,7 @@ impl Drop for Daemon {
 
 impl Memory {
     fn look(&self, pid: Pid) {
-        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())) else { return };
+        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())) else { return };
         let bytes = |field: &str| -> Option<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(field))?;
             line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
@@ -188,15 +190,6 @@ impl Memory {
         self.peak.fetch_max(bytes("VmHWM:").unwrap_or(0), Relaxed);
         self.peak_private.fetch_max(bytes("RssAnon:").unwrap_or(0), Relaxed);
     }
-}
-
-/// User and system time of all threads, those that have ended among them.
-fn cpu_seconds(pid: Pid) -> Outcome<f64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-    // The name may hold blanks and brackets; 14 and 15 are utime and stime, counted from 1, after pid and name.
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?;
-    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse().ok()).collect();
-    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 fn is_ready(listen: SocketAddr) -> bool {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::cpu;
 use crate::options::Sizes;
 use crate::report::{Report, Wanted::AtLeast, Wanted::AtMost};
 use crate::rig::{self, Conditions, Fill, PAGE_SIZE, Rig};
@@ -13,14 +14,17 @@ const COUNT: Duration = Duration::from_millis(50);
 
 /// Raw COPY of the same rows, and the fill at no latency with the limit lifted; medians.
 pub async fn against_copy(rig: &mut Rig, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
-    let mut fills: Vec<Fill> = Vec::new();
+    let mut fills: Vec<(Fill, Others)> = Vec::new();
     let mut copies: Vec<f64> = Vec::new();
     let mut dump: Option<Dump> = None;
     let mut lines = 0;
     report.measurement("raw COPY of the same rows");
     for _ in 0..sizes.repeats {
         let database = rig.server.database().await?;
-        fills.push(rig.fill(&database, sizes.messages, Conditions::OPEN).await?);
+        rig.serve(sizes.messages, Conditions::OPEN).await?;
+        let before = Others::look(rig)?;
+        let fill = rig.fill(&database, sizes.messages, Conditions::OPEN).await?;
+        fills.push((fill, Others::look(rig)?.since(&before)));
         lines = database.lines().await?;
         if dump.is_none() {
             dump = Some(database.dump().await?);
@@ -34,15 +38,17 @@ pub async fn against_copy(rig: &mut Rig, sizes: &Sizes, report: &mut Report) -> 
     let copied = rows / median(copies);
     report.add("rows", rows, "");
     report.add("rate", copied, "rows/s");
-    fills.sort_by(|a, b| a.spent.seconds.total_cmp(&b.spent.seconds));
-    let (slowest, fastest) = (fills[fills.len() - 1].rows_per_second(), fills[0].rows_per_second());
-    let fill = fills.swap_remove(fills.len() / 2);
+    fills.sort_by(|(a, _), (b, _)| a.spent.seconds.total_cmp(&b.spent.seconds));
+    let (slowest, fastest) = (fills[fills.len() - 1].0.rows_per_second(), fills[0].0.rows_per_second());
+    let (fill, others) = fills.swap_remove(fills.len() / 2);
     report.measurement("first fill, no latency, no limit");
     report.add("rate", fill.rows_per_second(), "rows/s");
     report.add("slowest and fastest of the runs apart", fastest - slowest, "rows/s");
     report.judge("of the rate of COPY", fill.rows_per_second() / copied, "", AtLeast(0.4));
     let cpu = fill.spent.cpu_seconds / rows * 1e6;
     report.judge("CPU of the daemon for a million rows", cpu, "s", AtMost(23.0));
+    report.add("CPU of PostgreSQL for a million rows", others.postgres / rows * 1e6, "s");
+    report.add("CPU of the sandbox for a million rows", others.sandbox / rows * 1e6, "s");
     let least = rig::least_requests(sizes.messages, PAGE_SIZE);
     let bound = least as f64 * 1.01 + 10.0 * lines as f64;
     report.add("fewest requests possible", least as f64, "");
@@ -111,7 +117,9 @@ pub async fn share_of_quota(rig: &mut Rig, sizes: &Sizes, report: &mut Report) -
     let before = counts.iter().rev().find(|(at, _)| *at <= seconds - last).copied().unwrap_or_default();
     let settled = (requests - before.1) as f64 / (seconds - before.0) / per_second;
     let whole = requests as f64 / seconds / per_second;
+    report.add("requests", requests as f64, "");
     report.judge("share of the quota used, from the start", whole, "", AtLeast(0.97));
+    report.add("the quota not used, as time", seconds - requests as f64 / per_second, "s");
     report.judge(format!("share used in the last {last:.0} s"), settled, "", AtLeast(0.97));
     report.judge("answered 429", state.counters().rate_limited as f64, "", AtMost(0.0));
     Ok(())
@@ -181,6 +189,22 @@ pub async fn from_elsewhere(
     let seconds = copy(rig, &dump).await?;
     report.add("rate", dump.rows as f64 / seconds, "rows/s");
     Ok(database)
+}
+
+/// CPU time of the two that the daemon shares the machine with, in seconds.
+struct Others {
+    postgres: f64,
+    sandbox: f64,
+}
+
+impl Others {
+    fn look(rig: &Rig) -> Outcome<Self> {
+        Ok(Self { postgres: rig.server.cpu_seconds()?, sandbox: cpu::of_this_process()? })
+    }
+
+    fn since(self, before: &Self) -> Self {
+        Self { postgres: self.postgres - before.postgres, sandbox: self.sandbox - before.sandbox }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

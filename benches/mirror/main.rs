@@ -3,6 +3,7 @@
 //! `docs/performance.md` says what the figures mean. The sandbox and the client of COPY live in this process, the
 //! program is its child, and the server's processes are apart: what is told as the daemon's is its own.
 
+mod cpu;
 mod daemon;
 mod fill;
 mod machine;

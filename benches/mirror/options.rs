@@ -121,8 +121,12 @@ impl Options {
         Duration::from_secs(self.seconds)
     }
 
-    pub fn binary(&self) -> PathBuf {
-        self.binary.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_heymarket-sync")))
+    /// As an absolute path: it runs in another directory.
+    pub fn binary(&self) -> std::io::Result<PathBuf> {
+        match &self.binary {
+            Some(binary) => binary.canonicalize(),
+            None => Ok(PathBuf::from(env!("CARGO_BIN_EXE_heymarket-sync"))),
+        }
     }
 
     /// `bench.json` in the target directory, unless told otherwise.

@@ -72,8 +72,9 @@ impl Fill {
 
 impl Rig {
     pub async fn new(options: &Options) -> Outcome<Self> {
+        let binary = options.binary()?;
         let server = Server::start(options.data_dir.as_deref()).await?;
-        Ok(Self { server, binary: options.binary(), sandbox: None })
+        Ok(Self { server, binary, sandbox: None })
     }
 
     pub fn binary(&self) -> &PathBuf {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
+use crate::cpu;
 
 /// Copied for each measurement.
 const TEMPLATE: &str = "bench_template";
@@ -84,6 +85,12 @@ impl Server {
         Ok(sqlx::query_scalar("SHOW server_version").fetch_one(&mut self.admin).await?)
     }
 
+    /// CPU time that its processes have spent, in seconds.
+    pub fn cpu_seconds(&self) -> Outcome<f64> {
+        let pid_file = fs::read_to_string(self.embedded.data_dir().join("postmaster.pid"))?;
+        cpu::of_family(pid_file.lines().next().unwrap_or_default().parse()?)
+    }
+
     /// A migrated database, with nothing left to do of what happened to the others.
     pub async fn database(&mut self) -> Outcome<Database> {
         self.created += 1;
@@ -92,6 +99,13 @@ impl Server {
         run(&mut self.admin, "CHECKPOINT".to_owned()).await?;
         let url = url_of(&self.embedded, &name);
         Ok(Database { name, url })
+    }
+
+    /// Whether tables are vacuumed in the background, in all databases.
+    pub async fn autovacuum(&mut self, on: bool) -> Outcome<()> {
+        let setting = if on { "RESET autovacuum" } else { "SET autovacuum = off" };
+        run(&mut self.admin, format!("ALTER SYSTEM {setting}")).await?;
+        run(&mut self.admin, "SELECT pg_reload_conf()".to_owned()).await
     }
 
     pub async fn drop(&mut self, database: Database) -> Outcome<()> {
