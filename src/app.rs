@@ -283,7 +283,7 @@ impl App {
 
     /// Ends the connections, then the embedded database.
     pub async fn close(self) {
-        self.store.pool().close().await;
+        self.store.close().await;
         stop(self.embedded).await;
     }
 

@@ -72,6 +72,14 @@ impl Batch {
             + self.rejects.len()
     }
 
+    /// Length of the rows' and rejects' own bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.messages.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.conversations.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.contacts.iter().map(|row| row.raw.len()).sum::<usize>()
+            + self.rejects.iter().map(|reject| reject.payload.len()).sum::<usize>()
+    }
+
     /// Source ids of `stream` whose latest reading in this batch was a reject.
     pub(super) fn unreadable(&self, stream: Stream) -> HashSet<&str> {
         self.rejects

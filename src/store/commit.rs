@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
@@ -18,6 +18,9 @@ use super::{
 /// Begins a writing transaction. Without the setting, a plan that was made while a table was small scans
 /// it once per row, and goes on so, while the table grows to millions, until the next ANALYZE.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
+
+/// A connection keeps buffers of about so many bytes: it would keep those of the largest batch it ever sent.
+const KEPT_BUFFER: usize = 16 * 1024 * 1024;
 
 /// How many rows a commit wrote; unchanged and older ones are not written and not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +60,9 @@ impl Store {
     }
 
     async fn write(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
-        let mut transaction =
-            self.pool.begin_with(BEGIN).await.map_err(StoreError::query("beginning a transaction"))?;
+        let begun = || StoreError::query("beginning a transaction");
+        let mut connection = self.pool.acquire().await.map_err(begun())?;
+        let mut transaction = connection.begin_with(BEGIN).await.map_err(begun())?;
         let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
         // The refused come last: of two rejects of a row, the later counts.
         let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();
@@ -76,6 +80,9 @@ impl Store {
         lease::check(&mut transaction, lease).await?;
         crash::pass(CrashPoint::BeforeCommit);
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
+        if batch.bytes() > KEPT_BUFFER {
+            connection.shrink_buffers();
+        }
         Ok(written)
     }
 }

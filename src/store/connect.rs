@@ -33,7 +33,8 @@ const SESSION: [(&str, &str); 7] = [
 ];
 
 /// Connects to the database at `url` (`postgres://user:password@host:port/database`), with at most
-/// `max_connections` connections, made as they are needed.
+/// `max_connections` connections (2 or more), made as they are needed. One of them is kept for writing rows: its
+/// session has the plans ready, and its buffers are the only ones that grow with the size of a batch.
 ///
 /// # Errors
 /// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
@@ -41,28 +42,31 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     let options = options(url)?;
     reach(&options).await?;
     let availability = Availability::default();
-    let sessions = availability.clone();
-    let pool = PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(CONNECT_TIMEOUT)
-        // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or a
-        // change of its defaults) is closed, so that the next one is made where the address leads now.
-        .test_before_acquire(false)
-        .before_acquire(move |session, _| {
-            let availability = sessions.clone();
-            Box::pin(async move {
-                let read_only = sqlx::query_scalar!(
-                    r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
-                );
-                let fit = matches!(read_only.fetch_one(session).await, Ok(false));
-                if !fit {
-                    availability.lost_session();
-                }
-                Ok(fit)
+    let pool = |connections: u32| {
+        let sessions = availability.clone();
+        PgPoolOptions::new()
+            .max_connections(connections.max(1))
+            .acquire_timeout(CONNECT_TIMEOUT)
+            // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or
+            // a change of its defaults) is closed, so that the next one is made where the address leads now.
+            .test_before_acquire(false)
+            .before_acquire(move |session, _| {
+                let availability = sessions.clone();
+                Box::pin(async move {
+                    let read_only = sqlx::query_scalar!(
+                        r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
+                    );
+                    let fit = matches!(read_only.fetch_one(session).await, Ok(false));
+                    if !fit {
+                        availability.lost_session();
+                    }
+                    Ok(fit)
+                })
             })
-        })
-        .connect_lazy_with(options);
-    Ok(Store { pool, availability })
+            .connect_lazy_with(options.clone())
+    };
+    let (pool, writer) = (pool(max_connections.saturating_sub(1)), pool(1));
+    Ok(Store { pool, writer, availability })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

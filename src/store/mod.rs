@@ -55,16 +55,24 @@ pub const BACKFILL: &str = "backfill";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    /// For rows alone.
+    writer: PgPool,
     availability: Availability,
 }
 
 impl Store {
     /// A store over connections that the caller made; see [`connect`] for those made from an address.
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool, availability: Availability::default() }
+        Self { writer: pool.clone(), pool, availability: Availability::default() }
     }
 
-    /// The connections.
+    /// Ends all connections.
+    pub async fn close(&self) {
+        self.writer.close().await;
+        self.pool.close().await;
+    }
+
+    /// The connections, but for the one that rows are written with.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }

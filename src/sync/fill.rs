@@ -35,7 +35,7 @@ pub async fn fill(
     let mut walkers = JoinSet::new();
     loop {
         let wanted = planner::walkers(reader.client.latency(), spend.requests_per_minute, spend.max_walkers);
-        while walkers.len() < wanted {
+        while walkers.len() < wanted && (walkers.is_empty() || !reader.writer.is_behind()) {
             let Some(gap) = gaps.pop().or_else(|| take_part(&claims, reader.limit, errand)) else { break };
             let claim = Arc::new(Claim::new(gap));
             claims.push(Arc::clone(&claim));

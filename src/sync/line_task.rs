@@ -19,10 +19,35 @@ use super::walker::{Claim, Errand};
 
 /// Pages that a tick reads itself; what is below is filled beside the next ticks.
 const TICK_PAGES: u32 = 5;
-/// How often what is still open is tried again.
+/// How soon what is still open is tried again.
 pub(super) const SWEEP: Duration = Duration::from_secs(300);
+/// The same at most, where nothing changes: a gap that the API cannot fill costs requests each time.
+const SWEEP_MOST: Duration = Duration::from_secs(6 * 3_600);
 /// How often it is looked for backfills that were asked for.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// When the line's gaps are looked at next.
+struct Sweeps {
+    next: tokio::time::Instant,
+    pause: Duration,
+    open: Vec<Interval>,
+}
+
+impl Default for Sweeps {
+    fn default() -> Self {
+        Self { next: tokio::time::Instant::now(), pause: SWEEP, open: Vec::new() }
+    }
+}
+
+impl Sweeps {
+    /// The same gaps as before are tried half as often.
+    fn found(&mut self, gaps: &[Interval]) {
+        let stubborn = !gaps.is_empty() && gaps == self.open;
+        self.pause = if stubborn { (self.pause * 2).min(SWEEP_MOST) } else { SWEEP };
+        self.open = gaps.to_vec();
+        self.next = tokio::time::Instant::now() + self.pause;
+    }
+}
 
 /// What a line's task is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +159,7 @@ impl LineTask {
     async fn keep(&mut self) -> Result<(), SyncError> {
         let mut ticks = tokio::time::interval(self.settings.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweeps = Sweeps::default();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
@@ -156,12 +180,13 @@ impl LineTask {
                     self.recheck().await?;
                     let lost = self.engine.store.sessions_lost();
                     if std::mem::replace(&mut sessions_lost, lost) != lost {
-                        sweep.reset_immediately();
+                        sweeps = Sweeps::default();
                     }
                 }
                 _ = look.tick() => self.backfill().await?,
-                _ = sweep.tick(), if self.work.is_empty() => {
+                () = tokio::time::sleep_until(sweeps.next), if self.work.is_empty() => {
                     let gaps = self.gaps().await?;
+                    sweeps.found(&gaps);
                     self.spawn_fill(Priority::History, gaps);
                 }
             }
@@ -251,5 +276,28 @@ impl LineTask {
             open += self.ended(ended)?;
         }
         Ok(open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn gaps_that_stay_are_tried_more_and_more_rarely() {
+        let gap = |end| Interval::new(None, DateTime::from_timestamp(end, 0).unwrap()).unwrap();
+        let mut sweeps = Sweeps::default();
+        let minutes = [(1, 5), (1, 10), (1, 20), (2, 5), (2, 10)];
+        for (end, pause) in minutes {
+            sweeps.found(&[gap(end)]);
+            assert_eq!(sweeps.pause.as_secs() / 60, pause);
+        }
+        (0..20).for_each(|_| sweeps.found(&[gap(2)]));
+        assert_eq!(sweeps.pause, SWEEP_MOST);
+        sweeps.found(&[]);
+        sweeps.found(&[]);
+        assert_eq!(sweeps.pause, SWEEP, "nothing open is nothing stubborn");
     }
 }

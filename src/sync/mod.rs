@@ -2,6 +2,7 @@
 
 pub mod detect;
 pub mod fill;
+mod known;
 pub mod line;
 mod line_task;
 mod lines;

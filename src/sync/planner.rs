@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 use crate::config::Recheck;
 use crate::interval::Interval;
@@ -11,8 +11,9 @@ use crate::interval::Interval;
 /// up to one request.
 const SPLIT_PAGES: u64 = 8;
 
-/// The shortest part that another walker takes: cursors begin at whole seconds.
-const SPLIT_SHORTEST: TimeDelta = TimeDelta::seconds(2);
+/// Claims are cut at multiples of this: a walk begins at a whole second, and a cut within one would have both
+/// walkers read the rows of that second.
+const CUT: TimeDelta = TimeDelta::seconds(1);
 
 /// How many walkers keep the quota busy: as many requests as leave in the time that one takes.
 pub fn walkers(latency: Duration, requests_per_minute: u32, ceiling: usize) -> usize {
@@ -32,11 +33,12 @@ pub fn split(
 ) -> Option<(DateTime<Utc>, f64)> {
     let start = left.start().max(oldest)?;
     let span = (left.end() - start).num_microseconds()?;
-    let walked = walked.num_microseconds()?.max(1);
+    // A run of equal times is no measure of what lies below it.
+    let walked = walked.max(CUT).num_microseconds()?;
     let rows_left = rows as f64 / walked as f64 * span as f64;
     let enough = (SPLIT_PAGES * u64::from(page_rows)) as f64;
-    let long = span / 2 >= SPLIT_SHORTEST.num_microseconds()?;
-    (long && rows_left >= enough).then(|| (left.end() - TimeDelta::microseconds(span / 2), rows_left))
+    let at = (left.end() - TimeDelta::microseconds(span / 2)).duration_trunc(CUT).ok()?;
+    (span > 0 && at > start && rows_left >= enough).then_some((at, rows_left))
 }
 
 /// Whether a recheck is due that began last at `last` (or, before the first, when the fill began).
@@ -84,7 +86,10 @@ mod tests {
         assert_eq!(cut(left(None, 36_000), 1_000, None), None, "nobody knows where history begins");
         assert_eq!(cut(left(Some(0), 36_000), 100, None), None, "too few rows");
         assert_eq!(cut(left(None, 36_000), 1_000, Some(at(36_000))), None, "nothing left");
-        assert_eq!(cut(left(Some(35_997), 36_000), 10_000_000, None), None, "too short");
+        assert_eq!(cut(left(Some(0), 36_001), 1_000, None), Some(at(18_000)), "at a whole second");
+        assert_eq!(cut(left(Some(35_999), 36_000), 1_000_000_000, None), None, "within one second");
+        let run = split(left(Some(0), 100), 1_000, TimeDelta::microseconds(1), 200, None);
+        assert_eq!(run.map(|cut| cut.1), Some(100_000.0), "many rows of one time");
     }
 
     #[test]

@@ -54,8 +54,8 @@ impl Engine {
             return Ok(surveyed);
         }
         let mut survey = self.reader.probe().survey(stream).await?;
-        if contradicts(&survey, &stored) {
-            // One page out of order can do that; a reading that was right has to fail twice.
+        if is_doubtful(&survey, &stored) {
+            // One page out of order can do that.
             survey = self.reader.probe().survey(stream).await?;
         }
         if let Some(total) = survey.total {
@@ -154,13 +154,17 @@ impl Engine {
     }
 }
 
-fn contradicts(survey: &Survey, stored: &[Reading]) -> bool {
+/// Whether the answers have to be found twice: they contradict what was found before, or say that a line cannot be
+/// used at all.
+fn is_doubtful(survey: &Survey, stored: &[Reading]) -> bool {
     [Question::CursorField, Question::Changes].into_iter().any(|question| {
         let before = stored.iter().find(|row| row.question == question.to_string());
-        let before = before.and_then(|row| row.answer.parse::<Answer>().ok());
-        let answer = survey.answer(question);
-        answer != Answer::Undecided
-            && before.is_some_and(|before| before != Answer::Undecided && before != answer)
+        let before = before.and_then(|row| row.answer.parse::<Answer>().ok()).unwrap_or(Answer::Undecided);
+        match survey.answer(question) {
+            Answer::Undecided => false,
+            answer if before == Answer::Undecided => matches!(answer, Answer::No | Answer::NoField),
+            answer => before != answer,
+        }
     })
 }
 

@@ -16,6 +16,7 @@ use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally, UnreadablePage};
 
+use super::known::Known;
 use super::progress::Progress;
 
 /// Pages of one walk that may be asked for, or wait for the database, at once: one is asked while the one before
@@ -23,8 +24,10 @@ use super::progress::Progress;
 pub const UNWRITTEN_PAGES: usize = 2;
 /// Pages that may wait for the database; walkers wait beyond that.
 const QUEUE_PAGES: usize = 32;
+/// Pages that wait while the writer keeps up: those that came during one transaction.
+const BEHIND_PAGES: usize = 4;
 /// Rows after which a transaction takes no further page.
-const BATCH_ROWS: usize = 5_000;
+const BATCH_ROWS: usize = 1_500;
 /// Bytes of rows after which it takes none.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -74,6 +77,11 @@ impl Writer {
         (Self { queue }, tokio::spawn(task.run(work)))
     }
 
+    /// Whether pages wait for the database: more walkers would only make more of them wait.
+    pub fn is_behind(&self) -> bool {
+        self.queue.max_capacity() - self.queue.capacity() >= BEHIND_PAGES
+    }
+
     /// Hands over a page; waits while the queue is full.
     pub async fn page(&self, page: Page) -> Result<(), WriterGone> {
         self.queue.send(Work::Page(Box::new(page))).await.map_err(|_| WriterGone)
@@ -101,6 +109,7 @@ struct Task {
 
 impl Task {
     async fn run(self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
+        let mut known = Known::default();
         while let Some(first) = work.recv().await {
             let mut batch = Batch::default();
             let mut flushes = Vec::new();
@@ -112,7 +121,8 @@ impl Task {
                 match work_item {
                     Work::Flush(done) => flushes.push(done),
                     Work::Unreadable(page) => batch.pages.push(*page),
-                    Work::Page(page) => {
+                    Work::Page(mut page) => {
+                        known.reduce(&mut page.rows);
                         rows += page.rows.elements.max(1);
                         bytes += page.rows.bytes();
                         streams.push(page.stream);
@@ -129,7 +139,9 @@ impl Task {
             }
             if !streams.is_empty() || !batch.pages.is_empty() {
                 crash::pass(CrashPoint::PageQueued);
+                let held = Known::versions(batch.conversations.iter().chain(&batch.embedded));
                 self.commit(batch).await?;
+                known.remember(held);
                 crash::pass(CrashPoint::AfterCommit);
                 drop(unwritten);
                 for stream in streams {

@@ -14,7 +14,7 @@ use crate::judge::{Ledger, assert_covered_is_held, assert_equal, assert_lost_is_
 use crate::rig::{BEYOND_MARGIN, End, Rig};
 
 /// Cases where `PROPTEST_CASES` does not say otherwise.
-const CASES: u32 = 20;
+const CASES: u32 = 16;
 
 #[derive(Clone)]
 struct Case {
@@ -101,7 +101,7 @@ fn any_case() -> impl Strategy<Value = Case> {
     (
         any_history(),
         any_paging(),
-        (select(vec![2, 3, 7, 30, 50, 200]), 1..6u32),
+        (select(vec![1, 2, 3, 7, 30, 50, 200]), 1..6u32),
         vec((requests(), any_change()), 0..12),
         prop_oneof![3 => Just(Vec::new()), 1 => vec((requests(), any_fault()), 1..3)],
         any_slips(),
@@ -149,29 +149,27 @@ fn run(case: Case) {
     state.clear_faults();
     state.set_slips(Slips::default());
     rig.pass(late);
-    if let End::Open = catch_up(&rig, view, heeds_page) {
-        // What is open now may lie above the settle margin, where the ledger does not look yet.
-        rig.pass(BEYOND_MARGIN);
-        catch_up(&rig, view, heeds_page);
-    }
+    catch_up(&rig, view, heeds_page);
+    // What happened just now lies above the settle margin, where the ledger did not look yet.
+    rig.pass(BEYOND_MARGIN);
+    catch_up(&rig, view, heeds_page);
 }
 
-fn catch_up(rig: &Rig, view: DefaultView, heeds_page: bool) -> End {
+fn catch_up(rig: &Rig, view: DefaultView, heeds_page: bool) {
     let settled = rig.settled();
     let end = rig.sync(None);
     let open = Ledger::read(rig).open(rig, view, settled);
     match &end {
         End::Done => {
             assert!(open.is_empty(), "done, but not by the ledger: {open:?}");
-            assert_equal(rig, settled);
+            assert_equal(rig);
         }
         End::Open => {
             assert!(!heeds_page, "where pages can be counted, everything can be listed: {open:?}");
-            assert_lost_is_open(rig, view, settled);
+            assert_lost_is_open(rig, view);
         }
         End::Failed(_) | End::Crashed => panic!("{}", end.told()),
     }
-    end
 }
 
 proptest! {

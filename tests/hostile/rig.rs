@@ -6,7 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::app::{App, AppError};
 use heymarket_sync::config::{self, Settings, Sources};
-use heymarket_sync::sandbox::{RateLimit, Sandbox, SandboxOptions, SandboxSecret, SandboxState, TeamOptions};
+use heymarket_sync::sandbox::{
+    PageRead, RateLimit, Sandbox, SandboxOptions, SandboxSecret, SandboxState, TeamOptions,
+};
 use heymarket_sync::store::Store;
 use heymarket_sync::sync::scheduler::SyncError;
 use sqlx::PgPool;
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::database::{TestDatabase, database};
 
 /// Requests of one sync, at most: beyond it is an endless loop.
-const REQUESTS_MAX: u64 = 12_000;
+const REQUESTS_MAX: u64 = 8_000;
 /// How long one sync may take.
 const SYNC_MAX: Duration = Duration::from_secs(120);
 /// More than the settle margin of the default settings, and less than what a token lives.
@@ -127,7 +129,7 @@ impl Rig {
                 biased;
                 Some(signal) = told.recv() => match signal {
                     Signal::Crash => return End::Crashed,
-                    Signal::Endless => panic!("{REQUESTS_MAX} requests, and no end"),
+                    Signal::Endless => panic!("{REQUESTS_MAX} requests, and no end; the last: {:#?}", self.last_pages()),
                 },
                 outcome = tokio::time::timeout(SYNC_MAX, app.sync(&[], &cancel)) => outcome,
             };
@@ -144,6 +146,12 @@ impl Rig {
             sqlx::query("UPDATE heymarket_sync.lease SET expires_at = '-infinity'").execute(&self.pool);
         self.wait(free).unwrap();
         end
+    }
+
+    /// The latest page requests, for a failed assertion.
+    fn last_pages(&self) -> Vec<PageRead> {
+        let log = self.state().page_log();
+        log[log.len().saturating_sub(12)..].to_vec()
     }
 
     /// When a sync that begins now has read everything up to.

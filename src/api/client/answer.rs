@@ -37,6 +37,8 @@ pub(super) async fn read_body(
             && body.len() + chunk.len() > LARGE_BODY
         {
             large = room.enlarge().await;
+            // Doubling would take twice as much.
+            body.reserve((announced as usize).saturating_sub(body.len()).max(chunk.len()));
         }
         body.extend_from_slice(&chunk);
     }

@@ -1,13 +1,18 @@
 //! Which conversations the endpoint's own list hides.
 
+use chrono::{DurationRound, TimeDelta};
+
 use crate::api::endpoints::{CursorField, View};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::limiter::Priority;
 use crate::api::model::{Stream, TimeField};
-use crate::interval::TICK;
 use crate::sync::line::Line;
+use crate::sync::walk::Place;
 
 use super::{Answer, Finding, Probe, Question};
+
+/// How often a view is asked before its answer counts: one page may be empty by accident.
+const TRIES: usize = 2;
 
 impl Probe<'_> {
     /// Whether closed and archived conversations are hidden, and the views that show them.
@@ -37,21 +42,19 @@ impl Probe<'_> {
         let mut covered_by = None;
         for (question, view) in candidates {
             let line = Line::new(Stream::Conversations, TimeField::Updated, view.clone());
-            let newest = match self.page(&line, field, None, 1).await {
-                Ok(rows) => rows.placed.first().copied(),
+            let newest = match self.newest(&line, field).await {
+                Ok(newest) => newest,
                 Err(error) if error.kind() == ErrorKind::BadRequest => continue,
                 Err(error) => return Err(error),
             };
-            let Some((updated, id)) = newest else { continue };
-            if covered_by == Some(id) {
+            let Some(newest) = newest else { continue };
+            if covered_by == Some(newest.1) {
                 continue;
             }
-            let main = Line::main(Stream::Conversations);
-            let own = self.page(&main, field, Some(updated + TICK), self.limit).await?;
-            let finding = if own.conversations.iter().any(|row| row.id == id) {
+            let finding = if self.lists(&Line::main(Stream::Conversations), field, newest).await? {
                 Finding::new(question, Answer::No, "the endpoint lists them unasked")
             } else {
-                covered_by = Some(id);
+                covered_by = Some(newest.1);
                 hidden.push(view);
                 let evidence = "a conversation of this view is missing from the endpoint's own list";
                 Finding::new(question, Answer::Yes, evidence)
@@ -70,5 +73,29 @@ impl Probe<'_> {
             ));
         }
         Ok((findings, hidden))
+    }
+
+    /// The newest row of the line. An empty page may be a slip.
+    async fn newest(self, line: &Line, field: Option<CursorField>) -> Result<Option<Place>, ApiError> {
+        for _ in 0..TRIES {
+            if let Some(newest) = self.page(line, field, None, 1).await?.placed.first() {
+                return Ok(Some(*newest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the line lists the row.
+    async fn lists(self, line: &Line, field: Option<CursorField>, row: Place) -> Result<bool, ApiError> {
+        let second = TimeDelta::seconds(1);
+        // A whole second above it: right however the server cuts times.
+        let cursor = row.0.duration_trunc(second).unwrap_or(row.0) + second;
+        for _ in 0..TRIES {
+            let rows = self.page(line, field, Some(cursor), self.limit).await?;
+            if rows.conversations.iter().any(|other| other.id == row.1) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

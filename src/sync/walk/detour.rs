@@ -9,6 +9,9 @@ use crate::interval::TICK;
 /// tick, and to find an end to begin from.
 const PROBES: u32 = 150;
 
+/// Nothing is looked for below this: where not even this cursor is answered, none is.
+const EARLIEST: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Detour {
     /// What was read ends above this.
@@ -80,10 +83,12 @@ impl Walk {
             None if self.start.is_some_and(|start| detour.high <= start) => {
                 return self.leave_open(detour.obstacle, detour.high, detour.top, detour.high, 0);
             }
+            None if detour.high <= EARLIEST => return finding(Next::GiveUp(detour.obstacle)),
             None => {
-                let lower = detour.high - detour.step;
-                detour.step = detour.step * 2;
-                self.start.map_or(lower, |start| lower.max(start))
+                let lowest = self.start.map_or(EARLIEST, |start| start.max(EARLIEST));
+                let lower = detour.high.checked_sub_signed(detour.step);
+                detour.step = detour.step.checked_mul(2).unwrap_or(detour.step);
+                lower.map_or(lowest, |lower| lower.max(lowest))
             }
         };
         self.phase = Phase::Detour(detour);

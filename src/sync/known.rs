@@ -1,0 +1,82 @@
+//! Which versions of conversations are held at least: most messages bring one along that was seen before.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::api::model::{Conversation, Rows};
+
+/// Conversations that are remembered; beyond that, all are forgotten.
+const KNOWN_CONVERSATIONS: usize = 50_000;
+
+/// What this term has committed. An embedded conversation that is not newer would change nothing: the database
+/// need not be asked.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    versions: HashMap<i64, Option<DateTime<Utc>>>,
+}
+
+impl Known {
+    /// Takes the embedded conversations that would change nothing out of a page.
+    pub(super) fn reduce(&self, rows: &mut Rows) {
+        rows.embedded.retain(|row| self.versions.get(&row.id).is_none_or(|held| row.updated > *held));
+    }
+
+    /// The versions that are held once `rows` are committed.
+    pub(super) fn versions<'a>(
+        rows: impl Iterator<Item = &'a Conversation>,
+    ) -> Vec<(i64, Option<DateTime<Utc>>)> {
+        rows.map(|row| (row.id, row.updated)).collect()
+    }
+
+    /// Remembers versions that have been committed.
+    pub(super) fn remember(&mut self, versions: Vec<(i64, Option<DateTime<Utc>>)>) {
+        if self.versions.len() + versions.len() > KNOWN_CONVERSATIONS {
+            self.versions.clear();
+        }
+        for (id, version) in versions {
+            let held = self.versions.entry(id).or_insert(version);
+            *held = (*held).max(version);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conversation(id: i64, updated: Option<i64>) -> Conversation {
+        let updated = updated.map(|second| DateTime::from_timestamp(second, 0).unwrap());
+        Conversation { id, updated, ..Conversation::default() }
+    }
+
+    #[test]
+    fn only_what_is_newer_is_kept() {
+        let mut known = Known::default();
+        let committed = [conversation(1, Some(5)), conversation(1, Some(3)), conversation(2, None)];
+        known.remember(Known::versions(committed.iter()));
+        let cases = [
+            (1, Some(4), false),
+            (1, Some(5), false),
+            (1, Some(6), true),
+            (1, None, false),
+            (2, None, false),
+            (2, Some(1), true),
+            (3, None, true),
+        ];
+        for (id, updated, kept) in cases {
+            let mut rows = Rows { embedded: vec![conversation(id, updated)], ..Rows::default() };
+            known.reduce(&mut rows);
+            assert_eq!(!rows.embedded.is_empty(), kept, "{id} at {updated:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut known = Known::default();
+        for id in 0..3 * KNOWN_CONVERSATIONS as i64 {
+            known.remember(vec![(id, None)]);
+            assert!(known.versions.len() <= KNOWN_CONVERSATIONS);
+        }
+    }
+}
