@@ -592,6 +592,53 @@ async fn a_finding_replaces_the_one_before() {
 }
 
 #[tokio::test]
+async fn many_new_messages_land_as_one_does() {
+    let edges = [
+        Message {
+            date: Some(DateTime::from_timestamp(-62_135_596_800, 1_000).unwrap()),
+            ..message(2, None, "")
+        },
+        Message {
+            broadcast_id: Some(i64::MIN),
+            super_: Some(i64::MAX),
+            ..message(3, Some(-1), "\u{1F600}\t\\\n")
+        },
+        Message { flagged: Some(false), support: Some(true), ..message(4, Some(4), "\\N") },
+        Message { id: i64::MIN, ..Message::default() },
+        Message { extra: json("[null, 1e300]"), custom: json("\"x\""), ..message(6, None, "NULL") },
+    ];
+    let many: Vec<Message> = (100..200).map(|id| Message { id, ..whole_message() }).chain(edges).collect();
+    let mut written = Vec::new();
+    for at_once in [1, 60, many.len()] {
+        let (database, lease) = Database::led().await;
+        // Some are held already, older or newer.
+        let held = vec![
+            message(110, None, "older"),
+            Message { id: 111, ..message(111, Some(i64::pow(10, 10)), "newer") },
+        ];
+        let batch = Batch { messages: held, ..Batch::default() };
+        database.store.commit(&lease, &batch).await.unwrap();
+        let mut count = 0;
+        for messages in many.chunks(at_once) {
+            let batch = Batch { messages: messages.to_vec(), ..Batch::default() };
+            count += database.store.commit(&lease, &batch).await.unwrap().messages;
+        }
+        assert_eq!(count, many.len() as u64 - 1, "{at_once} at once");
+        let rows: Vec<String> = sqlx::query_scalar(
+            "SELECT (to_jsonb(m) - '_synced_at')::text FROM heymarket.messages m ORDER BY id",
+        )
+        .fetch_all(database.store.pool())
+        .await
+        .unwrap();
+        written.push(rows);
+        database.drop().await;
+    }
+    assert_eq!(written[0].len(), many.len());
+    assert_eq!(written[1], written[0]);
+    assert_eq!(written[2], written[0]);
+}
+
+#[tokio::test]
 async fn a_test_that_decides_nothing_leaves_what_was_decided() {
     let database = Database::migrated().await;
     let store = &database.store;

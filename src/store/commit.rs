@@ -22,6 +22,9 @@ pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
 /// A connection keeps buffers of about so many bytes: it would keep those of the largest batch it ever sent.
 const KEPT_BUFFER: usize = 16 * 1024 * 1024;
 
+/// How often a commit is tried again at once that lost a race with another process for new rows.
+const RACES: usize = 3;
+
 /// How many rows a commit wrote; unchanged and older ones are not written and not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
@@ -51,10 +54,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
-        let outcome = match self.write(Care::Together, lease, batch).await {
-            Err(error) if error.is_data() => self.write(Care::Sifted, lease, batch).await,
-            done => done,
-        };
+        let mut outcome = self.write(Care::Together, lease, batch).await;
+        for _ in 0..RACES {
+            // Rows that were new have come from another process meanwhile; now they are held.
+            if !outcome.as_ref().is_err_and(StoreError::is_duplicate) {
+                break;
+            }
+            outcome = self.write(Care::Together, lease, batch).await;
+        }
+        if outcome.as_ref().is_err_and(StoreError::is_data) {
+            outcome = self.write(Care::Sifted, lease, batch).await;
+        }
         self.availability.note(Write::Rows, &outcome);
         outcome
     }

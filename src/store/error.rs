@@ -94,6 +94,11 @@ impl StoreError {
         matches!(self.sqlstate(), Some("42P01" | "3F000"))
     }
 
+    /// A row that was to be new is there already.
+    pub(super) fn is_duplicate(&self) -> bool {
+        self.sqlstate() == Some("23505")
+    }
+
     /// The five characters by which PostgreSQL names the error, where the server named one.
     pub fn sqlstate(&self) -> Option<&str> {
         self.cause().map(|cause| cause.sqlstate.as_str()).filter(|state| !state.is_empty())
@@ -194,6 +199,8 @@ fn is_transient_state(sqlstate: &str) -> bool {
         // Serialization failure, deadlock, lock not available, idle in transaction too long,
         // read-only (a standby, or during failover), cancelled, I/O error.
         "40001" | "40P01" | "55P03" | "25P03" | "25006" | "57014" | "58030" => true,
+        // Unique violation: another process has just inserted a row that was new to this one.
+        "23505" => true,
         // The server stops, crashed, starts, or ended the session.
         "57P01" | "57P02" | "57P03" | "57P05" => true,
         // 08: connection; 53: out of disk, memory or connections.
@@ -212,6 +219,7 @@ mod tests {
             ("22021", true, false),
             ("54000", true, false),
             ("23503", false, false),
+            ("23505", false, true),
             ("42501", false, false),
             ("42P01", false, false),
             ("40001", false, true),

@@ -1,15 +1,78 @@
 //! Messages into the mirror.
 
+use std::collections::HashSet;
+
 use sqlx::PgConnection;
 
 use crate::api::model::Message;
 
-use super::{StoreError, commit::column};
+use super::{StoreError, commit::column, copy::Copy};
+
+/// Fewer rows than this are not worth the question which of them are new.
+const COPY_FROM: usize = 50;
+
+/// Writes those of `rows` (one per id, by ascending id) that are not older than what is held and differ from it;
+/// returns how many. New ones go in by COPY.
+pub(super) async fn write(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
+    if rows.len() < COPY_FROM {
+        return upsert(connection, rows).await;
+    }
+    let held: HashSet<i64> = sqlx::query_scalar!(
+        "SELECT id FROM heymarket.messages WHERE id = ANY ($1)",
+        &column(rows, |row| row.id),
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::query("looking for messages that are held"))?
+    .into_iter()
+    .collect();
+    let (held, new): (Vec<&Message>, Vec<&Message>) = rows.iter().partition(|row| held.contains(&row.id));
+    Ok(insert(connection, &new).await? + upsert(connection, &held).await?)
+}
+
+/// # Errors
+/// A unique violation, which is transient, where another process has just written one of them.
+async fn insert(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let statement = "COPY heymarket.messages (
+            id, conversation_id, author, broadcast_id, custom, date, flagged, link_url, local_id, media,
+            phone, status, super, support, target, text, type, updated, user_id, _extra)
+        FROM STDIN (FORMAT binary)";
+    let mut copy = Copy::begin(connection, statement, "writing new messages").await?;
+    for row in rows {
+        copy.row(20, |to| {
+            to.bigint(row.id);
+            to.bigint(row.conversation_id);
+            to.text(&row.author);
+            to.bigint(row.broadcast_id);
+            to.jsonb(&row.custom);
+            to.timestamptz(row.date);
+            to.boolean(row.flagged);
+            to.text(&row.link_url);
+            to.text(&row.local_id);
+            to.text(&row.media);
+            to.text(&row.phone);
+            to.text(&row.status);
+            to.bigint(row.super_);
+            to.boolean(row.support);
+            to.text(&row.target);
+            to.text(&row.text);
+            to.text(&row.type_);
+            to.timestamptz(row.updated);
+            to.bigint(row.user_id);
+            to.jsonb(&row.extra);
+        })
+        .await?;
+    }
+    copy.finish().await
+}
 
 /// Writes those of `rows` (one per id, by ascending id) that are not older than what is held and differ
 /// from it; returns how many. The others are filtered by a join before the INSERT, since
 /// `ON CONFLICT DO UPDATE ... WHERE false` would lock them.
-pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
+async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
     if rows.is_empty() {
         return Ok(0);
     }

@@ -42,7 +42,7 @@ impl Part<'_> {
     pub async fn write(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
         match self {
             Self::Conversations(rows) => conversations::upsert(connection, rows).await,
-            Self::Messages(rows) => messages::upsert(connection, rows).await,
+            Self::Messages(rows) => messages::write(connection, rows).await,
             Self::Contacts(rows) => contacts::upsert(connection, rows).await,
         }
     }

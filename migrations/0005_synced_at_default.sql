@@ -1,0 +1,1 @@
+ALTER TABLE heymarket.messages ALTER COLUMN _synced_at SET DEFAULT now();
