@@ -3,7 +3,7 @@
 
 ARGS ?=
 
-.PHONY: help demo test lint sqlx
+.PHONY: help demo test lint sqlx bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -23,3 +23,9 @@ lint: ## Formatting, clippy and documentation, as in CI
 
 sqlx: ## Write .sqlx anew after a change of queries or migrations
 	@scripts/prepare-queries
+
+bench: ## All benchmarks, about ten minutes; ARGS=--quick for a first look
+	@scripts/setup-postgres
+	cargo build --release
+	@cp target/release/heymarket-sync target/release/heymarket-sync-measured
+	BENCH_BINARY=target/release/heymarket-sync-measured cargo bench --bench mirror -- $(ARGS)
