@@ -83,16 +83,8 @@ async fn a_frozen_leader_that_thaws_writes_nothing_and_stands_by() {
         .execute(&rig.pool)
         .await
         .unwrap();
-    // Renewals wait for this, writes do not: so it does not learn from its renewal that the lead is lost.
-    let mut renewals = rig.pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM heymarket_sync.lease FOR NO KEY UPDATE").execute(&mut *renewals).await.unwrap();
+    // It learns from its next renewal or from its next write, whichever comes first.
     leader.signal(Signal::CONT);
-    let told = leader.logs("the term ended; trying again", TAKEOVER).await;
-    renewals.rollback().await.unwrap();
-    // The second where the freeze took it while it waited for a connection: its patience ended in the meantime.
-    let error = told["error"].as_str().unwrap();
-    let either = ["the lead was lost to another instance", "no connection could be had in time"];
-    assert!(either.iter().any(|words| error.contains(words)), "{told}");
     ready(&leader, &["standing by"], TAKEOVER).await;
     assert_eq!(leader.logged("leading").len(), 1, "{}", leader.log());
     assert_eq!(old_messages(&rig.pool).await, 0);
