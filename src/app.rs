@@ -31,8 +31,8 @@ pub use self::backfill::{BackfillProgress, Window};
 
 /// How long `sync` waits for the lead.
 const LEAD_WAIT: Duration = Duration::from_secs(30);
-/// How long a leader may take over the next of the rejects that it was asked to try again.
-const RETRY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a leader may take over the next of what it was asked to do.
+const TAKE_UP: Duration = Duration::from_secs(60);
 /// How long `run` rests before it asks a database again that failed, and after a term that ended with an error.
 const REST: Duration = Duration::from_secs(1);
 /// The longest rest; it doubles with each term that trying again at once did not help.
@@ -60,10 +60,15 @@ pub enum AppError {
     )]
     Led(Holder),
     #[error(
-        "{} leads and did not take up {waiting} rejects within {} s; see its log, or stop it and try again",
-        .holder.holder, RETRY_PATIENCE.as_secs()
+        "{} leads and did not take up {what} within {} s; see its log, or stop it and try again",
+        .holder.holder, TAKE_UP.as_secs()
     )]
-    Unheeded { holder: Holder, waiting: usize },
+    Unheeded { holder: Holder, what: String },
+    #[error(
+        "all of that is younger than sync.settle_margin ({}), which `run` reads again all the time and `sync` each \
+         time", humantime::format_duration(*.0)
+    )]
+    Unsettled(Duration),
     #[error("{} leads, and left a part of it open, which it tries again from time to time: {outcome}", .holder.holder)]
     BackfillOpen { holder: Holder, outcome: String },
     #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
@@ -270,8 +275,8 @@ impl App {
                     self.give_up(lease, keeper).await;
                     done?;
                 }
-                Err(holder) if moved.elapsed() > RETRY_PATIENCE => {
-                    return Err(AppError::Unheeded { holder, waiting });
+                Err(holder) if moved.elapsed() > TAKE_UP => {
+                    return Err(AppError::Unheeded { holder, what: format!("{waiting} rejects") });
                 }
                 Err(holder) => {
                     told(Some(&holder), waiting);

@@ -25,6 +25,8 @@ pub(crate) enum CrashPoint {
     AfterCommit,
     /// A recheck has begun a new round; nothing was read for it.
     RecheckRestarted,
+    /// A test of the API contradicts what was found before: the first half of taking back and writing down is done.
+    Contradicted,
 }
 
 #[cfg(not(feature = "crash-points"))]
@@ -55,7 +57,7 @@ mod armed {
         Some(parsed.unwrap_or_else(|| panic!("{VARIABLE}={armed}: expected NAME:NTH, with NAME of {ALL:?}")))
     });
 
-    const ALL: [(CrashPoint, &str); 9] = [
+    const ALL: [(CrashPoint, &str); 10] = [
         (CrashPoint::Migrated, "migrated"),
         (CrashPoint::LeadAcquired, "lead-acquired"),
         (CrashPoint::PageRead, "page-read"),
@@ -65,6 +67,7 @@ mod armed {
         (CrashPoint::BeforeCommit, "before-commit"),
         (CrashPoint::AfterCommit, "after-commit"),
         (CrashPoint::RecheckRestarted, "recheck-restarted"),
+        (CrashPoint::Contradicted, "contradicted"),
     ];
 
     /// Kills the process here if this is the point and the passage that were asked for.

@@ -1,6 +1,7 @@
 //! A window walked again on request, by whoever leads.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::client::Client;
@@ -11,10 +12,13 @@ use crate::store::{BACKFILL, Holder, LEASE_POLL, LineKey, PassState, Run, STANDI
 use crate::sync::line::Line;
 use crate::sync::scheduler::SyncError;
 
-use super::{App, AppError, rest};
+use super::{App, AppError, TAKE_UP, rest};
 
 /// Runs among which those of a backfill are looked for.
 const RECENT_RUNS: u32 = 1_000;
+
+/// How much lower than the settle margin a backfill ends: its leader's clock may differ from ours.
+const CLOCKS_APART: TimeDelta = TimeDelta::seconds(5);
 
 /// From, to; `None`: from the beginning, up to now.
 pub type Window = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
@@ -34,8 +38,11 @@ impl App {
     /// Walks `window` of a stream again: hands it to the leader, or leads itself where there is none, until it
     /// is done. Returns how many rows were read. Cut off, it is gone on with by the next leader.
     ///
+    /// What is younger than the settle margin is not walked: every tick and every sync reads it again.
+    ///
     /// # Errors
-    /// [`SyncError::Open`] where a part could not be proved; a leader tries that part again by itself.
+    /// [`AppError::Unsettled`] where that leaves nothing; [`AppError::Unheeded`] where the leader does not take it
+    /// up; [`SyncError::Open`], or [`AppError::BackfillOpen`] of another leader, where a part could not be proved; a leader tries that part again by itself.
     pub async fn backfill(
         &self,
         stream: Stream,
@@ -43,12 +50,20 @@ impl App {
         cancel: &CancellationToken,
         mut told: impl FnMut(BackfillProgress),
     ) -> Result<i64, AppError> {
+        let margin = TimeDelta::from_std(self.settings.sync.settle_margin).unwrap_or(TimeDelta::MAX);
+        let settled = clock::now() - margin - CLOCKS_APART;
+        let to = window.1.map_or(settled, |to| to.min(settled));
+        if window.0.is_some_and(|from| from >= to) {
+            return Err(AppError::Unsettled(self.settings.sync.settle_margin));
+        }
         self.migrate().await?;
         let before = self.store.recent_runs(1).await?.first().map_or(0, |run| run.id);
         let pass = name(window);
         for key in self.lines(stream, &pass).await? {
-            self.store.begin_pass(&key, window.0, window.1, clock::now()).await?;
+            self.store.begin_pass(&key, window.0, Some(to), clock::now()).await?;
         }
+        let mut held = Vec::new();
+        let mut moved = Instant::now();
         loop {
             let open = self.store.coverage().await?.into_iter().filter(|(key, _)| key.pass == pass);
             let open: Vec<_> = open.filter(|(key, _)| key.stream == stream).map(|(_, state)| state).collect();
@@ -74,6 +89,14 @@ impl App {
             };
             if let Some(failed) = runs.iter().find_map(left_open) {
                 return Err(AppError::BackfillOpen { holder: leader, outcome: failed.to_owned() });
+            }
+            let now_held: Vec<_> = open.iter().map(|state| state.covered.clone()).collect();
+            if now_held != held || !runs.is_empty() {
+                held = now_held;
+                moved = Instant::now();
+            }
+            if moved.elapsed() > TAKE_UP {
+                return Err(AppError::Unheeded { holder: leader, what: "the backfill".to_owned() });
             }
             told(progress(Some(leader), &open));
             rest(LEASE_POLL, cancel).await;

@@ -34,9 +34,10 @@ pub async fn fill(
     let mut claims: Vec<Arc<Claim>> = Vec::new();
     let mut walkers = JoinSet::new();
     loop {
+        let page_rows = reader.readings.of(errand.line.stream).page_rows.unwrap_or(reader.limit);
         let wanted = planner::walkers(reader.client.latency(), spend.requests_per_minute, spend.max_walkers);
         while walkers.len() < wanted && (walkers.is_empty() || !reader.writer.is_behind()) {
-            let Some(gap) = gaps.pop().or_else(|| take_part(&claims, reader.limit, errand)) else { break };
+            let Some(gap) = gaps.pop().or_else(|| take_part(&claims, page_rows, errand)) else { break };
             let claim = Arc::new(Claim::new(gap));
             claims.push(Arc::clone(&claim));
             let (reader, errand) = (reader.clone(), errand.clone());

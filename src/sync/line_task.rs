@@ -152,12 +152,11 @@ impl LineTask {
         }
     }
 
-    /// What was asked for, until it is done or stays open.
+    /// What was asked for, until it is done or stays open; returns how much stays open.
     async fn backfill_all(&mut self) -> Result<usize, SyncError> {
         self.backfill().await?;
         let left = self.drain().await?;
-        self.backfill().await?;
-        Ok(left)
+        Ok(left.max(self.backfill().await?))
     }
 
     async fn keep(&mut self) -> Result<(), SyncError> {
@@ -187,7 +186,9 @@ impl LineTask {
                         sweeps = Sweeps::default();
                     }
                 }
-                _ = look.tick() => self.backfill().await?,
+                _ = look.tick() => {
+                    self.backfill().await?;
+                }
                 () = tokio::time::sleep_until(sweeps.next), if self.work.is_empty() => {
                     let gaps = self.gaps().await?;
                     sweeps.found(&gaps);

@@ -96,13 +96,16 @@ impl LineTask {
         Ok(())
     }
 
-    /// Begins or goes on with the backfills that were asked for, and ends those that are done.
-    pub(super) async fn backfill(&mut self) -> Result<(), SyncError> {
+    /// Begins or goes on with the backfills that were asked for, and ends those that are done; returns how many are
+    /// not.
+    pub(super) async fn backfill(&mut self) -> Result<usize, SyncError> {
         if !self.rechecked {
-            return Ok(());
+            return Ok(0);
         }
+        let mut open = 0;
         for (key, state) in self.engine.store.passes_named_like(&self.errand.line.key(BACKFILL)).await? {
             if self.passes.in_work(&key.pass) {
+                open += 1;
                 continue;
             }
             // What is newer the ticks read again anyway.
@@ -117,6 +120,7 @@ impl LineTask {
                 self.passes.forget(&key.pass);
                 continue;
             }
+            open += 1;
             if self.passes.tried_lately(&key.pass) {
                 continue;
             }
@@ -126,7 +130,7 @@ impl LineTask {
             let run = self.engine.start_run(key.stream, &key.pass).await?;
             self.spawn_pass(&key.pass, run, gaps);
         }
-        Ok(())
+        Ok(open)
     }
 
     /// Fills gaps of a pass beside the standing one, as a run of its own.

@@ -13,6 +13,7 @@ use crate::api::error::{ApiError, ErrorKind};
 use crate::api::limiter::Priority;
 use crate::api::model::Stream;
 use crate::config::Settings;
+use crate::crash::{self, CrashPoint};
 use crate::store::{BACKFILL, Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
@@ -108,7 +109,6 @@ impl Term {
     }
 
     async fn conduct(self, streams: &[Stream], duty: Duty) -> Result<(), SyncError> {
-        let forever = duty == Duty::Keep;
         let api = &self.settings.api;
         // A child, so that an error in one stream ends the others and leaves the caller's token alone.
         let cancel = self.cancel.child_token();
@@ -116,14 +116,16 @@ impl Term {
             Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
         let engine = Engine {
             reader: Reader {
-                client: if forever { self.client.patient() } else { self.client.clone() },
+                client: match duty {
+                    Duty::Keep => self.client.patient(),
+                    Duty::CatchUp | Duty::Backfill => self.client.clone(),
+                },
                 writer,
                 progress: Arc::clone(&self.progress),
                 readings: Arc::default(),
                 limit: api.page_size,
                 settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
                     .unwrap_or(TimeDelta::MAX),
-                patient: forever,
                 cancel: cancel.clone(),
             },
             store: self.store.clone(),
@@ -232,6 +234,10 @@ impl Engine {
             for line in &surveyed.contradicted {
                 lines.withdraw(line).await?;
             }
+            if !surveyed.contradicted.is_empty() {
+                crash::pass(CrashPoint::Contradicted);
+            }
+            self.record(stream, &surveyed).await?;
             for line in surveyed.lines {
                 lines.keep(line);
             }

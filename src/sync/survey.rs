@@ -10,7 +10,7 @@ use crate::api::model::{Stream, TimeField};
 use crate::clock;
 use crate::store::{Reading, STANDING};
 
-use super::detect::{Answer, Question, Survey};
+use super::detect::{Answer, Finding, Question, Survey};
 use super::line::Line;
 use super::readings::Found;
 use super::scheduler::{Engine, SyncError};
@@ -29,6 +29,7 @@ pub(super) struct Surveyed {
     /// Lines whose reading a test has just confirmed.
     confirmed: Vec<Line>,
     decided: bool,
+    findings: Vec<Finding>,
 }
 
 impl Surveyed {
@@ -46,68 +47,55 @@ impl Surveyed {
 }
 
 impl Engine {
-    /// Tests what is open about a stream, or takes what was found within the last hour unless `doubted`.
+    /// Tests what is open about a stream, or takes what was found within the last hour unless `doubted`. Nothing is
+    /// recorded yet: see [`Engine::record`].
     pub(super) async fn survey(&self, stream: Stream, doubted: bool) -> Result<Surveyed, SyncError> {
-        let stored: Vec<Reading> = self.store.readings().await?;
-        let stored: Vec<Reading> = stored.into_iter().filter(|row| row.stream == stream.name()).collect();
-        if !doubted && let Some(surveyed) = self.recall(stream, &stored) {
+        let recorded = Recorded::of(stream, self.store.readings().await?);
+        if !doubted && let Some(surveyed) = self.recall(stream, &recorded) {
             return Ok(surveyed);
         }
         let mut survey = self.reader.probe().survey(stream).await?;
-        if is_doubtful(&survey, &stored) {
+        if recorded.is_doubtful(&survey) {
             // One page out of order can do that.
             survey = self.reader.probe().survey(stream).await?;
         }
         if let Some(total) = survey.total {
             self.reader.progress.of(stream).total.store(total, std::sync::atomic::Ordering::Relaxed);
         }
-        let surveyed = self.put_in_force(stream, &survey, &stored);
-        self.record(stream, &survey).await?;
-        for line in &surveyed.confirmed {
-            self.store.confirm(&line.key(STANDING)).await?;
-        }
-        Ok(surveyed)
+        Ok(self.put_in_force(stream, survey, &recorded))
     }
 
     /// What was found within the last hour; `None` where that does not answer everything.
-    fn recall(&self, stream: Stream, stored: &[Reading]) -> Option<Surveyed> {
-        let holds = TimeDelta::from_std(DECIDED).unwrap_or(TimeDelta::MAX);
-        let fresh = |question: Question| {
-            let reading = stored.iter().find(|row| row.question == question.to_string())?;
-            let answer = reading.answer.parse::<Answer>().ok()?;
-            (clock::now() - reading.tested_at < holds && answer != Answer::Undecided).then_some(answer)
-        };
-        let needed: &[Question] = match stream {
-            Stream::Messages => &[Question::CursorField, Question::Changes],
-            Stream::Conversations => &[Question::CursorField, Question::Closed],
-            Stream::Contacts => &[Question::CursorField],
-        };
-        if needed.iter().any(|question| fresh(*question).is_none()) {
+    fn recall(&self, stream: Stream, recorded: &Recorded) -> Option<Surveyed> {
+        if needed(stream).iter().any(|question| recorded.fresh(*question).is_none()) {
             return None;
         }
         // Which request shows them is not stored.
-        if [Question::Closed, Question::Archived].into_iter().any(|view| fresh(view) == Some(Answer::Yes)) {
+        if [Question::Closed, Question::Archived]
+            .into_iter()
+            .any(|view| recorded.fresh(view) == Some(Answer::Yes))
+        {
             return None;
         }
-        let found = found(|question| fresh(question).unwrap_or(Answer::Undecided));
+        let found = found(|question| recorded.fresh(question).unwrap_or(Answer::Undecided));
         self.reader.readings.put(stream, found);
-        let lines = lines(stream, found, &[]);
-        Some(Surveyed { lines, contradicted: Vec::new(), confirmed: Vec::new(), decided: true })
+        Some(Surveyed {
+            lines: lines(stream, found, &[]),
+            contradicted: Vec::new(),
+            confirmed: Vec::new(),
+            decided: true,
+            findings: Vec::new(),
+        })
     }
 
-    fn put_in_force(&self, stream: Stream, survey: &Survey, stored: &[Reading]) -> Surveyed {
-        let before = |question: Question| {
-            let reading = stored.iter().find(|row| row.question == question.to_string());
-            reading.and_then(|row| row.answer.parse::<Answer>().ok()).unwrap_or(Answer::Undecided)
-        };
+    fn put_in_force(&self, stream: Stream, survey: Survey, recorded: &Recorded) -> Surveyed {
         // A test that decides nothing leaves in force what was decided before.
         let now = |question| match survey.answer(question) {
-            Answer::Undecided => before(question),
+            Answer::Undecided => recorded.answer(question),
             answer => answer,
         };
         let found = found(now);
         self.reader.readings.put(stream, found);
-        let lines = lines(stream, found, &survey.hidden);
         let mut contradicted = Vec::new();
         let mut confirmed = Vec::new();
         let mut rests_on = vec![(Line::main(stream), vec![Question::CursorField])];
@@ -115,28 +103,25 @@ impl Engine {
             rests_on.push((Line::message_changes(), vec![Question::CursorField, Question::Changes]));
         }
         for (line, questions) in rests_on {
-            let decided = |question: &Question| survey.answer(*question) != Answer::Undecided;
-            let changed = |question: &Question| {
-                decided(question)
-                    && before(*question) != Answer::Undecided
-                    && before(*question) != survey.answer(*question)
-            };
-            if questions.iter().any(changed) {
+            if questions.iter().any(|question| recorded.is_contradicted(&survey, *question)) {
                 contradicted.push(line);
-            } else if questions.iter().all(decided) {
+            } else if questions.iter().all(|question| survey.answer(*question) != Answer::Undecided) {
                 confirmed.push(line);
             }
         }
-        let open = match stream {
-            Stream::Messages => [now(Question::CursorField), now(Question::Changes)],
-            Stream::Conversations => [now(Question::CursorField), now(Question::Closed)],
-            Stream::Contacts => [now(Question::CursorField); 2],
-        };
-        Surveyed { lines, contradicted, confirmed, decided: !open.contains(&Answer::Undecided) }
+        Surveyed {
+            lines: lines(stream, found, &survey.hidden),
+            contradicted,
+            confirmed,
+            decided: needed(stream).iter().all(|question| now(*question) != Answer::Undecided),
+            findings: survey.findings,
+        }
     }
 
-    async fn record(&self, stream: Stream, survey: &Survey) -> Result<(), SyncError> {
-        for finding in &survey.findings {
+    /// Records what a survey found. Comes after the withdrawal of what it contradicts: a process that dies between
+    /// the two finds the contradiction again.
+    pub(super) async fn record(&self, stream: Stream, surveyed: &Surveyed) -> Result<(), SyncError> {
+        for finding in &surveyed.findings {
             let (question, answer) = (finding.question.to_string(), finding.answer.to_string());
             let evidence = &finding.evidence;
             let before = self.store.put_reading(stream, &question, &answer, evidence).await?;
@@ -150,22 +135,61 @@ impl Engine {
                 warn!(%stream, question, answer, evidence, %before, "the API reads its documentation differently now");
             }
         }
+        for line in &surveyed.confirmed {
+            self.store.confirm(&line.key(STANDING)).await?;
+        }
         Ok(())
     }
 }
 
-/// Whether the answers have to be found twice: they contradict what was found before, or say that a line cannot be
-/// used at all.
-fn is_doubtful(survey: &Survey, stored: &[Reading]) -> bool {
-    [Question::CursorField, Question::Changes].into_iter().any(|question| {
-        let before = stored.iter().find(|row| row.question == question.to_string());
-        let before = before.and_then(|row| row.answer.parse::<Answer>().ok()).unwrap_or(Answer::Undecided);
-        match survey.answer(question) {
-            Answer::Undecided => false,
-            answer if before == Answer::Undecided => matches!(answer, Answer::No | Answer::NoField),
-            answer => before != answer,
-        }
-    })
+/// The answers that were recorded about a stream.
+struct Recorded(Vec<Reading>);
+
+impl Recorded {
+    fn of(stream: Stream, readings: Vec<Reading>) -> Self {
+        Self(readings.into_iter().filter(|reading| reading.stream == stream.name()).collect())
+    }
+
+    fn reading(&self, question: Question) -> Option<&Reading> {
+        let question = question.to_string();
+        self.0.iter().find(|reading| reading.question == question)
+    }
+
+    fn answer(&self, question: Question) -> Answer {
+        let reading = self.reading(question);
+        reading.and_then(|reading| reading.answer.parse().ok()).unwrap_or(Answer::Undecided)
+    }
+
+    /// The answer, if a test decided it within the last hour.
+    fn fresh(&self, question: Question) -> Option<Answer> {
+        let holds = TimeDelta::from_std(DECIDED).unwrap_or(TimeDelta::MAX);
+        let age = clock::now() - self.reading(question)?.tested_at;
+        Some(self.answer(question)).filter(|answer| *answer != Answer::Undecided && age < holds)
+    }
+
+    fn is_contradicted(&self, survey: &Survey, question: Question) -> bool {
+        let (before, now) = (self.answer(question), survey.answer(question));
+        before != Answer::Undecided && now != Answer::Undecided && before != now
+    }
+
+    /// Whether the answers have to be found twice: they contradict what was found before, or say that a line cannot
+    /// be used at all.
+    fn is_doubtful(&self, survey: &Survey) -> bool {
+        [Question::CursorField, Question::Changes].into_iter().any(|question| {
+            let now = survey.answer(question);
+            self.is_contradicted(survey, question)
+                || self.answer(question) == Answer::Undecided && matches!(now, Answer::No | Answer::NoField)
+        })
+    }
+}
+
+/// What has to be known of a stream before its lines are settled.
+fn needed(stream: Stream) -> &'static [Question] {
+    match stream {
+        Stream::Messages => &[Question::CursorField, Question::Changes],
+        Stream::Conversations => &[Question::CursorField, Question::Closed],
+        Stream::Contacts => &[Question::CursorField],
+    }
 }
 
 fn found(answer: impl Fn(Question) -> Answer) -> Found {

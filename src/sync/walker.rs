@@ -42,8 +42,6 @@ pub struct Reader {
     pub readings: Arc<Readings>,
     pub limit: u32,
     pub settle_margin: TimeDelta,
-    /// Whether an outage is waited out, or ends the walk.
-    pub patient: bool,
     pub cancel: CancellationToken,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use heymarket_sync::sandbox::SandboxOptions;
+use heymarket_sync::sandbox::{Paging, SandboxOptions, UpdatedOrder};
 
 use super::support::database::empty_database;
 use super::{EQUAL, Rig, assert_hidden, team};
@@ -56,4 +56,34 @@ async fn at_the_beginning_of_a_recheck() {
     let rig = Rig::with(options()).await.in_small_pages();
     let rig = rig.each_stream("RECHECK", r#"[{window = "30d", every = "1s"}]"#);
     dies_at(&rig, "recheck-restarted", &[1, 2, 3]).await;
+}
+
+/// Coverage of the changes of messages.
+async fn held_changes(rig: &Rig) -> String {
+    let held = "SELECT covered::text FROM heymarket_sync.coverage
+                WHERE stream = 'messages' AND line = 'updated' AND pass = 'standing'";
+    sqlx::query_scalar(held).fetch_one(&rig.pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_contradicted_reading_is_taken_back() {
+    let rig = Rig::with(options()).await.in_small_pages();
+    assert_eq!(rig.verb(&["sync"]).await.code(), Some(0));
+    let confirmed = held_changes(&rig).await;
+    // As if more had been proved since the last test, which was two hours ago.
+    let since = "UPDATE heymarket_sync.coverage SET confirmed = covered, covered = covered +
+                     tstzmultirange(tstzrange(upper(covered), upper(covered) + interval '1 minute'))
+                 WHERE line = 'updated'";
+    let long_ago = "UPDATE heymarket_sync.readings SET tested_at = now() - interval '2 hours'";
+    for change in [since, long_ago] {
+        sqlx::query(change).execute(&rig.pool).await.unwrap();
+    }
+    assert_ne!(held_changes(&rig).await, confirmed);
+    let updated_order = UpdatedOrder::CursorByDate;
+    rig.source().set_paging(Paging { updated_order, ..Paging::default() });
+    let ended = rig.start_armed("contradicted", 1).ended(EQUAL).await;
+    assert_eq!(ended.signal(), Some(KILLED), "{}", ended.stderr);
+    rig.end_lease().await;
+    assert_eq!(rig.verb(&["sync"]).await.code(), Some(0));
+    assert_eq!(held_changes(&rig).await, confirmed);
 }

@@ -34,9 +34,9 @@ impl Walk {
             return self.look_below(Detour { high, ..detour });
         }
         if self.asked.limit > 1 {
-            if let Phase::Run(run) = &self.phase {
-                let run = run.clone();
-                return self.halve_run(run);
+            match std::mem::replace(&mut self.phase, Phase::Down) {
+                Phase::Run(run) => return self.halve_run(run),
+                phase => self.phase = phase,
             }
             self.limit = (self.asked.limit / 2).max(1);
             self.asked.limit = self.limit;

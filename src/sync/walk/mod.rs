@@ -175,9 +175,10 @@ impl Walk {
         if rows.is_empty() && elements > 0 {
             return finding(Next::GiveUp(Obstacle::Unplaced));
         }
-        if let Phase::Run(run) = &self.phase {
-            let run = run.clone();
-            return self.read_run(run, rows);
+        // Taken, not copied: a reading of a long run holds all of its rows.
+        match std::mem::replace(&mut self.phase, Phase::Down) {
+            Phase::Run(run) => return self.read_run(run, rows),
+            phase => self.phase = phase,
         }
         if let Phase::Detour(detour) = self.phase {
             return self.read_below_detour(detour);

@@ -65,6 +65,7 @@ impl Walk {
         if self.is_spoilt(rows) {
             self.disorders += 1;
             if self.disorders <= DISORDER_RETRIES {
+                self.phase = Phase::Run(run);
                 return finding(Next::Ask(self.asked.clone()));
             }
             return self.leave_run(last);
