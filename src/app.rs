@@ -1,13 +1,14 @@
 //! The composition root: builds everything from the settings, and owns the lead.
 
 mod backfill;
+mod lead;
+mod rejects;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,18 +20,15 @@ use crate::config::Settings;
 use crate::crash::{self, CrashPoint};
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
-use crate::store::{
-    self, Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease, RetryOutcome, SchemaState, Store, StoreError,
-};
+use crate::store::{self, Holder, LEASE_POLL, Lease, SchemaState, Store, StoreError};
 use crate::sync::progress::Progress;
-use crate::sync::retry;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
 
+use self::lead::{Keeper, LEAD_WAIT};
+
 pub use self::backfill::{BackfillProgress, Window};
 
-/// How long `sync` waits for the lead.
-const LEAD_WAIT: Duration = Duration::from_secs(30);
 /// How long a leader may take over the next of what it was asked to do.
 const TAKE_UP: Duration = Duration::from_secs(60);
 /// How long `run` rests before it asks a database again that failed, and after a term that ended with an error.
@@ -244,79 +242,10 @@ impl App {
         Ok(())
     }
 
-    /// Tries the rejects `ids` again: hands them to the leader, or leads itself where there is none. `told` hears
-    /// who leads, where another does, and how many still wait.
-    pub async fn retry_rejects(
-        &self,
-        ids: &[i64],
-        cancel: &CancellationToken,
-        mut told: impl FnMut(Option<&Holder>, usize),
-    ) -> Result<RetryOutcome, AppError> {
-        let mut fewest = usize::MAX;
-        let mut moved = tokio::time::Instant::now();
-        loop {
-            let waiting = self.store.waiting_retries(ids).await?;
-            if waiting == 0 {
-                return Ok(self.store.retry_outcome(ids).await?);
-            }
-            if waiting < fewest {
-                fewest = waiting;
-                moved = tokio::time::Instant::now();
-            }
-            if cancel.is_cancelled() {
-                return Err(SyncError::Stopped.into());
-            }
-            match self.store.acquire_lease(&self.holder).await? {
-                Ok(lease) => {
-                    told(None, waiting);
-                    let cancel = cancel.child_token();
-                    let keeper = Keeper::spawn(self.store.clone(), lease.clone(), cancel.clone());
-                    let done = retry::work_off(&self.store, &lease, &cancel).await;
-                    self.give_up(lease, keeper).await;
-                    done?;
-                }
-                Err(holder) if moved.elapsed() > TAKE_UP => {
-                    return Err(AppError::Unheeded { holder, what: format!("{waiting} rejects") });
-                }
-                Err(holder) => {
-                    told(Some(&holder), waiting);
-                    rest(LEASE_POLL, cancel).await;
-                }
-            }
-        }
-    }
-
     /// Ends the connections, then the embedded database.
     pub async fn close(self) {
         self.store.close().await;
         stop(self.embedded).await;
-    }
-
-    /// Takes the lead if it is free. The schema is looked at before: since this process looked last, a newer program
-    /// may have changed it, or the database may have been made anew.
-    async fn try_lead(&self) -> Result<Result<Lease, Holder>, StoreError> {
-        match self.store.leader().await {
-            Ok(Some(present)) => {
-                self.store.forget_outage();
-                return Ok(Err(present));
-            }
-            Err(error) if !error.is_undefined() => return Err(error),
-            _ => {}
-        }
-        self.bring_up_to_date().await?;
-        self.store.acquire_lease(&self.holder).await
-    }
-
-    async fn wait_for_lead(&self, cancel: &CancellationToken) -> Result<Lease, AppError> {
-        let deadline = Instant::now() + LEAD_WAIT;
-        loop {
-            match self.store.acquire_lease(&self.holder).await? {
-                Ok(lease) => return Ok(lease),
-                Err(holder) if Instant::now() >= deadline => return Err(AppError::Led(holder)),
-                Err(_) if cancel.is_cancelled() => return Err(SyncError::Stopped.into()),
-                Err(_) => rest(LEASE_POLL, cancel).await,
-            }
-        }
     }
 
     fn term(&self, client: &Client, lease: Lease, cancel: &CancellationToken) -> (Term, Keeper) {
@@ -332,56 +261,6 @@ impl App {
             cancel,
         };
         (term, keeper)
-    }
-
-    async fn give_up(&self, lease: Lease, keeper: Keeper) {
-        keeper.task.abort();
-        // Whoever comes next waits for the lease to expire where this fails.
-        if let Err(error) = self.store.release_lease(&lease).await {
-            warn!(error = telemetry::chain(&error), "the lead could not be given up; it expires by itself");
-        }
-    }
-}
-
-/// Renews the lease, and cancels the term when it is lost.
-struct Keeper {
-    task: JoinHandle<()>,
-}
-
-impl Keeper {
-    fn spawn(store: Store, lease: Lease, cancel: CancellationToken) -> Self {
-        let task = tokio::spawn(async move {
-            let mut renewed = Instant::now();
-            let mut told = false;
-            loop {
-                tokio::time::sleep(LEASE_RENEWAL).await;
-                match tokio::time::timeout(LEASE_TTL, store.renew_lease(&lease)).await {
-                    Ok(Ok(())) => {
-                        if told {
-                            info!("the lead is renewed again");
-                        }
-                        told = false;
-                        renewed = Instant::now();
-                    }
-                    Ok(Err(StoreError::LeadLost)) => {
-                        warn!("the lead was lost to another process");
-                        cancel.cancel();
-                        return;
-                    }
-                    // Each writing transaction checks the epoch: writing on is safe, whoever leads.
-                    failed if renewed.elapsed() > LEASE_TTL && !told => {
-                        let error = match failed {
-                            Ok(Err(error)) => telemetry::chain(&error),
-                            _ => format!("the database does not answer within {} s", LEASE_TTL.as_secs()),
-                        };
-                        warn!(error, "the lead could not be renewed; trying on");
-                        told = true;
-                    }
-                    _ => {}
-                }
-            }
-        });
-        Self { task }
     }
 }
 
