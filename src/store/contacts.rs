@@ -34,6 +34,7 @@ async fn write(
     notes: &[(i64, &Note)],
 ) -> Result<Vec<i64>, StoreError> {
     // The LIMITs keep the planner at one index lookup per row, whatever it guesses of the batch.
+    // Arrays are unnested in a SELECT list, which hands on row by row; in FROM, the rows would be stored first.
     sqlx::query_scalar!(
         r#"
         INSERT INTO heymarket.contacts AS held (
@@ -44,16 +45,21 @@ async fn write(
                i.external_id, i.external_ref, i.first, i.inbox_id, i.last, i.op, i.parent_id, i.phone,
                i.rev, i.shared, i.team_id, i.type, i.updated, i.assigned_user_id, i.tags,
                i.is_opted_out, i._extra, now()
-        FROM unnest(
-            $1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::text[]::jsonb[], $6::text[],
-            $7::text[], $8::text[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::text[],
-            $14::bigint[], $15::text[], $16::bigint[], $17::boolean[], $18::bigint[], $19::text[],
-            $20::timestamptz[], $21::bigint[], $22::text[]::jsonb[], $23::boolean[],
-            $24::text[]::jsonb[], $25::bigint[]
-        ) AS i (
-            id, avatar, created, creator_id, custom, display_name, email, external_id, external_ref,
-            first, inbox_id, last, op, parent_id, phone, rev, shared, team_id, type, updated,
-            assigned_user_id, tags, is_opted_out, _extra, notes)
+        FROM (
+            SELECT unnest($1::bigint[]) AS id, unnest($2::text[]) AS avatar,
+                   unnest($3::timestamptz[]) AS created, unnest($4::bigint[]) AS creator_id,
+                   unnest($5::text[])::jsonb AS custom, unnest($6::text[]) AS display_name,
+                   unnest($7::text[]) AS email, unnest($8::text[]) AS external_id,
+                   unnest($9::text[]) AS external_ref, unnest($10::text[]) AS first,
+                   unnest($11::bigint[]) AS inbox_id, unnest($12::text[]) AS last,
+                   unnest($13::text[]) AS op, unnest($14::bigint[]) AS parent_id,
+                   unnest($15::text[]) AS phone, unnest($16::bigint[]) AS rev,
+                   unnest($17::boolean[]) AS shared, unnest($18::bigint[]) AS team_id,
+                   unnest($19::text[]) AS type, unnest($20::timestamptz[]) AS updated,
+                   unnest($21::bigint[]) AS assigned_user_id, unnest($22::text[])::jsonb AS tags,
+                   unnest($23::boolean[]) AS is_opted_out, unnest($24::text[])::jsonb AS _extra,
+                   unnest($25::bigint[]) AS notes
+        ) AS i
         LEFT JOIN LATERAL (SELECT * FROM heymarket.contacts p WHERE p.id = i.id LIMIT 1) h ON true
         WHERE h.id IS NULL
            OR (coalesce(i.rev, '-9223372036854775808'), coalesce(i.updated, '-infinity'))

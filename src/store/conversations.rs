@@ -39,6 +39,7 @@ async fn write(
 ) -> Result<Vec<i64>, StoreError> {
     let embedded: Vec<i64> = rows.iter().filter(|(_, embedded)| *embedded).map(|(row, _)| row.id).collect();
     // The LIMITs keep the planner at one index lookup per row, whatever it guesses of the batch.
+    // Arrays are unnested in a SELECT list, which hands on row by row; in FROM, the rows would be stored first.
     sqlx::query_scalar!(
         r#"
         INSERT INTO heymarket.conversations AS held (
@@ -48,16 +49,21 @@ async fn write(
         SELECT i.id, i.assigned, i.blocked, i.channel, i.created, i.creator, i.email_noti, i.inbox,
                i.last_inbound, i.local_id, i.muted, i.name, i.noreply, i.op, i.read, i.replied,
                i.snooze_till, i.status, i.super, i.support, i.target, i.type, i.updated, i._extra, now()
-        FROM unnest(
-            $1::bigint[], $2::bigint[], $3::boolean[], $4::text[], $5::timestamptz[], $6::bigint[],
-            $7::boolean[], $8::bigint[], $9::bigint[], $10::text[], $11::boolean[], $12::text[],
-            $13::text[], $14::text[], $15::bigint[], $16::boolean[], $17::timestamptz[], $18::text[],
-            $19::bigint[], $20::boolean[], $21::text[], $22::text[], $23::timestamptz[],
-            $24::text[]::jsonb[], $25::boolean[], $26::bigint[]
-        ) AS i (
-            id, assigned, blocked, channel, created, creator, email_noti, inbox, last_inbound, local_id,
-            muted, name, noreply, op, read, replied, snooze_till, status, super, support, target, type,
-            updated, _extra, embedded, members)
+        FROM (
+            SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS assigned,
+                   unnest($3::boolean[]) AS blocked, unnest($4::text[]) AS channel,
+                   unnest($5::timestamptz[]) AS created, unnest($6::bigint[]) AS creator,
+                   unnest($7::boolean[]) AS email_noti, unnest($8::bigint[]) AS inbox,
+                   unnest($9::bigint[]) AS last_inbound, unnest($10::text[]) AS local_id,
+                   unnest($11::boolean[]) AS muted, unnest($12::text[]) AS name,
+                   unnest($13::text[]) AS noreply, unnest($14::text[]) AS op, unnest($15::bigint[]) AS read,
+                   unnest($16::boolean[]) AS replied, unnest($17::timestamptz[]) AS snooze_till,
+                   unnest($18::text[]) AS status, unnest($19::bigint[]) AS super,
+                   unnest($20::boolean[]) AS support, unnest($21::text[]) AS target,
+                   unnest($22::text[]) AS type, unnest($23::timestamptz[]) AS updated,
+                   unnest($24::text[])::jsonb AS _extra, unnest($25::boolean[]) AS embedded,
+                   unnest($26::bigint[]) AS members
+        ) AS i
         LEFT JOIN LATERAL (SELECT * FROM heymarket.conversations p WHERE p.id = i.id LIMIT 1) h ON true
         WHERE h.id IS NULL
            OR CASE WHEN i.embedded

@@ -14,6 +14,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> 
         return Ok(0);
     }
     // The LIMIT keeps the planner at one index lookup per row, whatever it guesses of the batch.
+    // Arrays are unnested in a SELECT list, which hands on row by row; in FROM, the rows would be stored first.
     let written = sqlx::query!(
         r#"
         INSERT INTO heymarket.messages AS held (
@@ -22,14 +23,18 @@ pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> 
         SELECT i.id, i.conversation_id, i.author, i.broadcast_id, i.custom, i.date, i.flagged,
                i.link_url, i.local_id, i.media, i.phone, i.status, i.super, i.support, i.target, i.text,
                i.type, i.updated, i.user_id, i._extra, now()
-        FROM unnest(
-            $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[]::jsonb[],
-            $6::timestamptz[], $7::boolean[], $8::text[], $9::text[], $10::text[], $11::text[],
-            $12::text[], $13::bigint[], $14::boolean[], $15::text[], $16::text[], $17::text[],
-            $18::timestamptz[], $19::bigint[], $20::text[]::jsonb[]
-        ) AS i (
-            id, conversation_id, author, broadcast_id, custom, date, flagged, link_url, local_id, media,
-            phone, status, super, support, target, text, type, updated, user_id, _extra)
+        FROM (
+            SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS conversation_id,
+                   unnest($3::text[]) AS author, unnest($4::bigint[]) AS broadcast_id,
+                   unnest($5::text[])::jsonb AS custom, unnest($6::timestamptz[]) AS date,
+                   unnest($7::boolean[]) AS flagged, unnest($8::text[]) AS link_url,
+                   unnest($9::text[]) AS local_id, unnest($10::text[]) AS media,
+                   unnest($11::text[]) AS phone, unnest($12::text[]) AS status,
+                   unnest($13::bigint[]) AS super, unnest($14::boolean[]) AS support,
+                   unnest($15::text[]) AS target, unnest($16::text[]) AS text, unnest($17::text[]) AS type,
+                   unnest($18::timestamptz[]) AS updated, unnest($19::bigint[]) AS user_id,
+                   unnest($20::text[])::jsonb AS _extra
+        ) AS i
         LEFT JOIN LATERAL (SELECT * FROM heymarket.messages m WHERE m.id = i.id LIMIT 1) h ON true
         WHERE h.id IS NULL
            OR coalesce(i.updated, '-infinity') >= coalesce(h.updated, '-infinity')

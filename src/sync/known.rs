@@ -1,6 +1,7 @@
 //! Which versions of conversations are held at least: most messages bring one along that was seen before.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
@@ -13,13 +14,18 @@ const KNOWN_CONVERSATIONS: usize = 50_000;
 /// need not be asked.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    versions: HashMap<i64, Option<DateTime<Utc>>>,
+    versions: Mutex<HashMap<i64, Option<DateTime<Utc>>>>,
 }
 
 impl Known {
+    /// Whether the conversation is held at this version or a newer one, as far as is remembered.
+    pub(super) fn is_held(&self, id: i64, updated: Option<DateTime<Utc>>) -> bool {
+        self.locked().get(&id).is_some_and(|held| updated <= *held)
+    }
+
     /// Takes the embedded conversations that would change nothing out of a page.
     pub(super) fn reduce(&self, rows: &mut Rows) {
-        rows.embedded.retain(|row| self.versions.get(&row.id).is_none_or(|held| row.updated > *held));
+        rows.embedded.retain(|row| !self.is_held(row.id, row.updated));
     }
 
     /// The versions that are held once `rows` are committed.
@@ -30,14 +36,20 @@ impl Known {
     }
 
     /// Remembers versions that have been committed.
-    pub(super) fn remember(&mut self, versions: Vec<(i64, Option<DateTime<Utc>>)>) {
-        if self.versions.len() + versions.len() > KNOWN_CONVERSATIONS {
-            self.versions.clear();
+    pub(super) fn remember(&self, versions: Vec<(i64, Option<DateTime<Utc>>)>) {
+        let mut known = self.locked();
+        if known.len() + versions.len() > KNOWN_CONVERSATIONS {
+            known.clear();
         }
         for (id, version) in versions {
-            let held = self.versions.entry(id).or_insert(version);
+            let held = known.entry(id).or_insert(version);
             *held = (*held).max(version);
         }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<i64, Option<DateTime<Utc>>>> {
+        // Each entry is whole after any panic.
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,7 +64,7 @@ mod tests {
 
     #[test]
     fn only_what_is_newer_is_kept() {
-        let mut known = Known::default();
+        let known = Known::default();
         let committed = [conversation(1, Some(5)), conversation(1, Some(3)), conversation(2, None)];
         known.remember(Known::versions(committed.iter()));
         let cases = [
@@ -73,10 +85,10 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut known = Known::default();
+        let known = Known::default();
         for id in 0..3 * KNOWN_CONVERSATIONS as i64 {
             known.remember(vec![(id, None)]);
-            assert!(known.versions.len() <= KNOWN_CONVERSATIONS);
+            assert!(known.locked().len() <= KNOWN_CONVERSATIONS);
         }
     }
 }

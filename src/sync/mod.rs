@@ -2,6 +2,7 @@
 
 pub mod detect;
 pub mod fill;
+mod handed;
 mod known;
 pub mod line;
 mod line_task;

@@ -20,6 +20,7 @@ use crate::store::UnreadablePage;
 use crate::telemetry;
 
 use super::detect::Probe;
+use super::handed::Handed;
 use super::line::Line;
 use super::progress::Progress;
 use super::readings::Readings;
@@ -151,6 +152,7 @@ impl Reader {
         let mut asked = 0;
         let mut unreadable = 0;
         let mut retry = RETRY_FIRST;
+        let mut handed = Handed::default();
         let share = Arc::new(Semaphore::new(UNWRITTEN_PAGES));
         loop {
             let unwritten = tokio::select! {
@@ -161,7 +163,9 @@ impl Reader {
             };
             let read = match self.ask(errand, walk.ask()).await {
                 Ok(response) => {
-                    match lenient::read_page(errand.line.stream, errand.line.field, &response.body) {
+                    let (stream, field) = (errand.line.stream, errand.line.field);
+                    let is_held = |id, updated| self.writer.has_conversation(id, updated);
+                    match lenient::read_page_beyond(&is_held, stream, field, &response.body) {
                         Ok(rows) => Ok((response, rows)),
                         Err(error) => {
                             unreadable += 1;
@@ -198,7 +202,7 @@ impl Reader {
                     }
                 }),
             };
-            let (response, rows) = match read {
+            let (response, mut rows) = match read {
                 Ok(read) => read,
                 Err(finding) => {
                     walked.reached = walk.reached();
@@ -246,6 +250,7 @@ impl Reader {
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
             crash::pass(CrashPoint::PageRead);
+            handed.reduce(&mut rows);
             let (stream, run, room) = (errand.line.stream, errand.run, response.room);
             self.writer.page(Page { stream, run, rows, proofs, unwritten, room }).await?;
             match finding.next {

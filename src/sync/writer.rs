@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,7 @@ enum Work {
 #[derive(Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Work>,
+    known: Arc<Known>,
 }
 
 /// The writer has ended; its join handle tells why.
@@ -73,8 +75,14 @@ impl Writer {
         cancel: CancellationToken,
     ) -> (Self, JoinHandle<Result<(), StoreError>>) {
         let (queue, work) = mpsc::channel(QUEUE_PAGES);
-        let task = Task { store, lease, progress, cancel };
-        (Self { queue }, tokio::spawn(task.run(work)))
+        let known = Arc::<Known>::default();
+        let task = Task { store, lease, progress, cancel, known: Arc::clone(&known) };
+        (Self { queue, known }, tokio::spawn(task.run(work)))
+    }
+
+    /// Whether this version of the conversation, or a newer one, has been committed; `false` where it is not known.
+    pub fn has_conversation(&self, id: i64, updated: Option<DateTime<Utc>>) -> bool {
+        self.known.is_held(id, updated)
     }
 
     /// Whether pages wait for the database: more walkers would only make more of them wait.
@@ -105,11 +113,11 @@ struct Task {
     lease: Lease,
     progress: Arc<Progress>,
     cancel: CancellationToken,
+    known: Arc<Known>,
 }
 
 impl Task {
     async fn run(self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
-        let mut known = Known::default();
         while let Some(first) = work.recv().await {
             let mut batch = Batch::default();
             let mut flushes = Vec::new();
@@ -122,7 +130,7 @@ impl Task {
                     Work::Flush(done) => flushes.push(done),
                     Work::Unreadable(page) => batch.pages.push(*page),
                     Work::Page(mut page) => {
-                        known.reduce(&mut page.rows);
+                        self.known.reduce(&mut page.rows);
                         rows += page.rows.elements.max(1);
                         bytes += page.rows.bytes();
                         streams.push(page.stream);
@@ -141,7 +149,7 @@ impl Task {
                 crash::pass(CrashPoint::PageQueued);
                 let held = Known::versions(batch.conversations.iter().chain(&batch.embedded));
                 self.commit(batch).await?;
-                known.remember(held);
+                self.known.remember(held);
                 crash::pass(CrashPoint::AfterCommit);
                 drop(unwritten);
                 for stream in streams {

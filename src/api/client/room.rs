@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(super) const LARGE_BODY: usize = 1024 * 1024;
 /// Bodies that were read and are not yet done with take at most this much together; a larger one is held alone.
 /// A page of 200 messages has about 260 kB.
-const HELD_BODIES: usize = 2 * 1024 * 1024;
+const HELD_BODIES: usize = 4 * 1024 * 1024;
 
 /// The room that bodies share.
 #[derive(Debug)]

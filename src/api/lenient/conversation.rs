@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use super::{
+    IsHeld,
     entries::{self, Entry},
     extra::Extra,
     row::Row,
+    scalar,
     scan::{Fault, Fields},
 };
 use crate::api::model::{Conversation, Member, Rows, Stream, TimeField};
@@ -28,12 +31,17 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     }
 }
 
-/// Reads a conversation embedded in a message into `rows`.
+/// Reads a conversation embedded in a message into `rows`, unless it is held; returns its id.
 ///
 /// # Errors
 ///
 /// Why its id could not be read; then `rows` is left alone.
-pub(super) fn read_embedded(raw: &Bytes, rows: &mut Rows) -> Result<i64, String> {
+pub(super) fn read_embedded(is_held: IsHeld<'_>, raw: &Bytes, rows: &mut Rows) -> Result<i64, String> {
+    if let Some((id, updated)) = version(raw)
+        && is_held(id, updated)
+    {
+        return Ok(id);
+    }
     let Draft { id, mut conversation, extra } = draft(raw).map_err(|fault| fault.reason.to_owned())?;
     let Some(id) = id else { return Err(format!("its id: {}", extra.reason("id").unwrap_or("not set"))) };
     conversation.id = id;
@@ -41,6 +49,20 @@ pub(super) fn read_embedded(raw: &Bytes, rows: &mut Rows) -> Result<i64, String>
     conversation.extra = extra.finish(Stream::Conversations, id, raw, &mut rows.rejects);
     rows.embedded.push(conversation);
     Ok(id)
+}
+
+/// The id and `updated` of the conversation `raw`; `None` where one of them is unreadable.
+fn version(raw: &[u8]) -> Option<(i64, Option<DateTime<Utc>>)> {
+    let (mut id, mut updated) = (None, None);
+    let mut fields = Fields::of(raw).ok()?;
+    while let Some((name, value)) = fields.next().ok()? {
+        match &*name {
+            b"id" => id = scalar::integer(value).ok()?,
+            b"updated" => updated = scalar::time(value).ok()?,
+            _ => {}
+        }
+    }
+    id.map(|id| (id, updated))
 }
 
 /// Whether the object `raw` has no fields.

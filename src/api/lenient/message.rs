@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    conversation,
+    IsHeld, conversation,
     extra::Extra,
     row::Row,
     scalar,
@@ -11,15 +11,16 @@ use super::{
 };
 use crate::api::model::{Message, Rows, Stream, TimeField};
 
-/// Reads one message into `rows`, and its conversation, which counts even if the message is set aside.
-pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
+/// Reads one message into `rows`, and its conversation unless it is held, which counts even if the message is set
+/// aside.
+pub(super) fn read(is_held: IsHeld<'_>, placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     let row = Row { stream: Stream::Messages, raw };
     let Draft { id, mut message, embedded, mut extra } = match draft(raw) {
         Ok(draft) => draft,
         Err(fault) => return row.set_aside(None, fault.reason.to_owned(), rows),
     };
     if let Some(value) = embedded {
-        message.conversation_id = read_conversation(raw, value, &mut extra, rows);
+        message.conversation_id = read_conversation(is_held, raw, value, &mut extra, rows);
     }
     let place = placed_by.map(|field| match field {
         TimeField::Date => ("date", message.date),
@@ -35,6 +36,7 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
 
 /// The id of the conversation in field `conversation`: an object, or the bare id; none if not set.
 fn read_conversation<'a>(
+    is_held: IsHeld<'_>,
     message: &Bytes,
     value: Value<'a>,
     extra: &mut Extra<'a>,
@@ -42,7 +44,9 @@ fn read_conversation<'a>(
 ) -> Option<i64> {
     let id = match value.kind {
         Kind::Object if conversation::is_empty(value.raw) => Ok(None),
-        Kind::Object => conversation::read_embedded(&message.slice_ref(value.raw), rows).map(Some),
+        Kind::Object => {
+            conversation::read_embedded(is_held, &message.slice_ref(value.raw), rows).map(Some)
+        },
         _ => scalar::integer(value).map_err(|reason| format!("neither an object nor an id, but {reason}")),
     };
     id.unwrap_or_else(|reason| {

@@ -23,6 +23,7 @@ mod text;
 mod time;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use super::model::{Rows, Stream, TimeField};
 
@@ -43,19 +44,37 @@ pub use entries::MAX_ENTRIES;
 ///
 /// [`NotAnArray`] if the body is not one whole JSON array, or `null`, within the bounds of [`split`].
 pub fn read_page(stream: Stream, placed_by: TimeField, body: &Bytes) -> Result<Rows, NotAnArray> {
+    read_page_beyond(&|_, _| false, stream, placed_by, body)
+}
+
+/// Tells by id and `updated` that a conversation is held at that version or a newer one.
+pub type IsHeld<'a> = &'a dyn Fn(i64, Option<DateTime<Utc>>) -> bool;
+
+/// Like [`read_page`], but passes over conversations embedded in messages that `is_held` tells are held: most
+/// messages bring one along that another message brought before.
+pub fn read_page_beyond(
+    is_held: IsHeld<'_>,
+    stream: Stream,
+    placed_by: TimeField,
+    body: &Bytes,
+) -> Result<Rows, NotAnArray> {
     let elements = split(body)?;
     let mut rows = Rows { elements: elements.len(), ..Rows::default() };
     rows.placed.reserve(elements.len());
     match stream {
         Stream::Messages => {
             rows.messages.reserve(elements.len());
-            rows.embedded.reserve(elements.len());
         }
         Stream::Conversations => rows.conversations.reserve(elements.len()),
         Stream::Contacts => rows.contacts.reserve(elements.len()),
     }
     for element in elements {
-        read_row(stream, Some(placed_by), &body.slice_ref(element), &mut rows);
+        let raw = body.slice_ref(element);
+        match stream {
+            Stream::Messages => message::read(is_held, Some(placed_by), &raw, &mut rows),
+            Stream::Conversations => conversation::read(Some(placed_by), &raw, &mut rows),
+            Stream::Contacts => contact::read(Some(placed_by), &raw, &mut rows),
+        }
     }
     Ok(rows)
 }
@@ -67,7 +86,7 @@ pub fn read_page(stream: Stream, placed_by: TimeField, body: &Bytes) -> Result<R
 /// one whole JSON object are set aside like any other row that cannot be read.
 pub fn read_row(stream: Stream, placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     match stream {
-        Stream::Messages => message::read(placed_by, raw, rows),
+        Stream::Messages => message::read(&|_, _| false, placed_by, raw, rows),
         Stream::Conversations => conversation::read(placed_by, raw, rows),
         Stream::Contacts => contact::read(placed_by, raw, rows),
     }
