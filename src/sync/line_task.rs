@@ -132,9 +132,10 @@ impl LineTask {
     }
 
     async fn catch_up(&mut self) -> Result<(), SyncError> {
-        self.tick(None).await?;
+        // What is below the first tick need not wait for it.
         let gaps = self.gaps().await?;
         self.spawn_fill(Priority::History, gaps);
+        self.tick(None).await?;
         let mut left = self.drain().await?;
         left += self.tick(None).await?;
         self.engine.reader.writer.flush().await?;
@@ -163,6 +164,8 @@ impl LineTask {
         let mut ticks = tokio::time::interval(self.settings.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweeps = Sweeps::default();
+        // What is below the first tick need not wait for it.
+        self.sweep(&mut sweeps).await?;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
@@ -190,12 +193,18 @@ impl LineTask {
                     self.backfill().await?;
                 }
                 () = tokio::time::sleep_until(sweeps.next), if self.work.is_empty() => {
-                    let gaps = self.gaps().await?;
-                    sweeps.found(&gaps);
-                    self.spawn_fill(Priority::History, gaps);
+                    self.sweep(&mut sweeps).await?;
                 }
             }
         }
+    }
+
+    /// Fills what is wanted and not held.
+    async fn sweep(&mut self, sweeps: &mut Sweeps) -> Result<(), SyncError> {
+        let gaps = self.gaps().await?;
+        sweeps.found(&gaps);
+        self.spawn_fill(Priority::History, gaps);
+        Ok(())
     }
 
     /// Reads the newest rows of the line down to what earlier ticks read; returns how often rows may have been
