@@ -16,6 +16,9 @@ use super::{
 
 /// How long one connection may take to be made, or to be had from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A session that has rested for less is used without a look at it, unless a write failed within that time: the
+/// lease is renewed each second, and finds out what befell the server.
+const TRUSTED: Duration = Duration::from_secs(5);
 /// The oldest PostgreSQL that has multiranges.
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -50,9 +53,12 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
             // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or
             // a change of its defaults) is closed, so that the next one is made where the address leads now.
             .test_before_acquire(false)
-            .before_acquire(move |session, _| {
+            .before_acquire(move |session, used| {
                 let availability = sessions.clone();
                 Box::pin(async move {
+                    if used.idle_for < TRUSTED && !availability.failed_within(TRUSTED) {
+                        return Ok(true);
+                    }
                     let read_only = sqlx::query_scalar!(
                         r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
                     );

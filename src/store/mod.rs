@@ -17,6 +17,7 @@ mod page_rejects;
 mod readings;
 mod refusal;
 mod rejects;
+mod requests;
 mod retries;
 mod runs;
 mod schema;
@@ -39,6 +40,7 @@ pub use self::{
     page_rejects::UnreadablePage,
     readings::{Reading, UNDECIDED},
     rejects::HeldReject,
+    requests::Asked,
     retries::{Requested, RetryOutcome},
     runs::Run,
     schema::SchemaState,

@@ -24,7 +24,7 @@ const TICK_PAGES: u32 = 5;
 pub(super) const SWEEP: Duration = Duration::from_secs(300);
 /// The same at most, where nothing changes: a gap that the API cannot fill costs requests each time.
 const SWEEP_MOST: Duration = Duration::from_secs(6 * 3_600);
-/// How often it is looked for backfills that were asked for.
+/// How often it is looked what to do for backfills, while there are any.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// When the line's gaps are looked at next.
@@ -170,7 +170,9 @@ impl LineTask {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
         let mut sessions_lost = self.engine.store.sessions_lost();
+        let mut backfills = self.engine.backfills.clone();
         loop {
+            let backfills_wait = *backfills.borrow_and_update();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {
@@ -189,9 +191,10 @@ impl LineTask {
                         sweeps = Sweeps::default();
                     }
                 }
-                _ = look.tick() => {
+                _ = look.tick(), if backfills_wait => {
                     self.backfill().await?;
                 }
+                Ok(()) = backfills.changed() => {}
                 () = tokio::time::sleep_until(sweeps.next), if self.work.is_empty() => {
                     self.sweep(&mut sweeps).await?;
                 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -22,7 +23,7 @@ use super::line::Line;
 use super::line_task::{Duty, LineTask};
 use super::lines::Lines;
 use super::progress::Progress;
-use super::retry::Retries;
+use super::requests::Requests;
 use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
@@ -88,6 +89,8 @@ pub(super) struct Engine {
     pub settings: Arc<Settings>,
     holder: Arc<str>,
     pub spend: Spend,
+    /// Whether backfills were asked for and are not done.
+    pub backfills: watch::Receiver<bool>,
 }
 
 /// The time of a line's oldest row, as far as it was asked for.
@@ -122,6 +125,7 @@ impl Term {
         let cancel = self.cancel.child_token();
         let (writer, mut written) =
             Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
+        let (requests, backfills) = Requests::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let engine = Engine {
             reader: Reader {
                 client: match duty {
@@ -140,8 +144,8 @@ impl Term {
             settings: Arc::clone(&self.settings),
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
+            backfills,
         };
-        let retries = Retries::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let mut tasks = JoinSet::new();
         for stream in streams.iter().copied() {
             let engine = engine.clone();
@@ -166,7 +170,7 @@ impl Term {
                 outcome = worse(outcome, error);
             }
         }
-        retries.stop().await;
+        requests.stop().await;
         match (&mut written).await {
             Ok(Ok(())) => outcome,
             Ok(Err(error)) => Err(SyncError::Store(error)),
