@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -22,8 +21,6 @@ struct State {
     since: [Option<DateTime<Utc>>; 2],
     /// Why the last one did that failed.
     error: String,
-    /// When that was.
-    failed_at: Option<Instant>,
 }
 
 /// What is written. One may succeed while the other fails: on a full disk the lease still has room.
@@ -76,15 +73,8 @@ impl Availability {
                 }
                 since.get_or_insert_with(clock::now);
                 state.error = telemetry::chain(error);
-                state.failed_at = Some(Instant::now());
             }
         }
-    }
-
-    /// Whether writes fail, or one did within `time`.
-    pub fn failed_within(&self, time: Duration) -> bool {
-        let state = self.locked();
-        state.since.iter().any(Option::is_some) || state.failed_at.is_some_and(|at| at.elapsed() < time)
     }
 
     pub fn lost_session(&self) {

@@ -12,13 +12,11 @@ use super::{
     Store, StoreError,
     availability::{Availability, Write},
     error::Cause,
+    kept::Kept,
 };
 
 /// How long one connection may take to be made, or to be had from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A session that has rested for less is used without a look at it, unless a write failed within that time: the
-/// lease is renewed each second, and finds out what befell the server.
-const TRUSTED: Duration = Duration::from_secs(5);
 /// The oldest PostgreSQL that has multiranges.
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -37,7 +35,8 @@ const SESSION: [(&str, &str); 7] = [
 
 /// Connects to the database at `url` (`postgres://user:password@host:port/database`), with at most
 /// `max_connections` connections (2 or more), made as they are needed. One of them is kept for writing rows: its
-/// session has the plans ready, and its buffers are the only ones that grow with the size of a batch.
+/// session has the plans ready, and its buffers are the only ones that grow with the size of a batch. Of three or
+/// more, the leader keeps one for what it asks all the time.
 ///
 /// # Errors
 /// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
@@ -53,12 +52,9 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
             // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or
             // a change of its defaults) is closed, so that the next one is made where the address leads now.
             .test_before_acquire(false)
-            .before_acquire(move |session, used| {
+            .before_acquire(move |session, _| {
                 let availability = sessions.clone();
                 Box::pin(async move {
-                    if used.idle_for < TRUSTED && !availability.failed_within(TRUSTED) {
-                        return Ok(true);
-                    }
                     let read_only = sqlx::query_scalar!(
                         r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
                     );
@@ -72,7 +68,7 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
             .connect_lazy_with(options.clone())
     };
     let (pool, writer) = (pool(max_connections.saturating_sub(1)), pool(1));
-    Ok(Store { pool, writer, availability })
+    Ok(Store { pool, writer, kept: Kept::beside(max_connections.saturating_sub(2)), availability })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

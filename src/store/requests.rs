@@ -14,7 +14,9 @@ pub struct Asked {
 impl Store {
     /// Looks for all of them at once: it is asked all the time.
     pub async fn asked(&self) -> Result<Asked, StoreError> {
-        sqlx::query_as!(
+        let failed = || StoreError::query("looking for requests");
+        let mut session = self.kept_session().await.map_err(failed())?;
+        let asked = sqlx::query_as!(
             Asked,
             r#"
             SELECT EXISTS (SELECT FROM heymarket_sync.rejects
@@ -23,8 +25,10 @@ impl Store {
             "#,
             BACKFILL,
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *session)
         .await
-        .map_err(StoreError::query("looking for requests"))
+        .map_err(failed())?;
+        self.keep_session(session);
+        Ok(asked)
     }
 }
