@@ -12,6 +12,7 @@ use super::{
     Store, StoreError,
     availability::{Availability, Write},
     error::Cause,
+    kept::Kept,
 };
 
 /// How long one connection may take to be made, or to be had from the pool.
@@ -34,7 +35,8 @@ const SESSION: [(&str, &str); 7] = [
 
 /// Connects to the database at `url` (`postgres://user:password@host:port/database`), with at most
 /// `max_connections` connections (2 or more), made as they are needed. One of them is kept for writing rows: its
-/// session has the plans ready, and its buffers are the only ones that grow with the size of a batch.
+/// session has the plans ready, and its buffers are the only ones that grow with the size of a batch. Of three or
+/// more, the leader keeps one for what it asks all the time.
 ///
 /// # Errors
 /// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
@@ -66,7 +68,7 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
             .connect_lazy_with(options.clone())
     };
     let (pool, writer) = (pool(max_connections.saturating_sub(1)), pool(1));
-    Ok(Store { pool, writer, availability })
+    Ok(Store { pool, writer, kept: Kept::beside(max_connections.saturating_sub(2)), availability })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

@@ -106,21 +106,30 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeadLost`] where another took over.
     pub async fn renew_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let renewed = self.prolong(lease).await;
+        self.availability.note(Write::Lease, &renewed);
+        if renewed? == 0 { Err(StoreError::LeadLost) } else { Ok(()) }
+    }
+
+    async fn prolong(&self, lease: &Lease) -> Result<u64, StoreError> {
+        let failed = || StoreError::query("renewing the lead");
+        let mut session = self.kept_session().await.map_err(failed())?;
         let renewed = sqlx::query!(
             "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)
              WHERE epoch = $1",
             lease.epoch,
             LEASE_TTL.as_secs_f64(),
         )
-        .execute(&self.pool)
+        .execute(&mut *session)
         .await
-        .map_err(StoreError::query("renewing the lead"));
-        self.availability.note(Write::Lease, &renewed);
-        if renewed?.rows_affected() == 0 { Err(StoreError::LeadLost) } else { Ok(()) }
+        .map_err(failed())?;
+        self.keep_session(session);
+        Ok(renewed.rows_affected())
     }
 
     /// Gives the lead back, for another to take at once. Does nothing where it is lost already.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.kept.end();
         sqlx::query!(
             "UPDATE heymarket_sync.lease SET expires_at = '-infinity' WHERE epoch = $1",
             lease.epoch

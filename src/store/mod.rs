@@ -11,12 +11,14 @@ mod contacts;
 mod conversations;
 mod coverage;
 mod error;
+mod kept;
 mod lease;
 mod messages;
 mod page_rejects;
 mod readings;
 mod refusal;
 mod rejects;
+mod requests;
 mod retries;
 mod runs;
 mod schema;
@@ -26,7 +28,7 @@ use sqlx::PgPool;
 
 use crate::api::model::Stream;
 
-use self::availability::Availability;
+use self::{availability::Availability, kept::Kept};
 
 pub use self::{
     availability::Outage,
@@ -39,6 +41,7 @@ pub use self::{
     page_rejects::UnreadablePage,
     readings::{Reading, UNDECIDED},
     rejects::HeldReject,
+    requests::Asked,
     retries::{Requested, RetryOutcome},
     runs::Run,
     schema::SchemaState,
@@ -57,19 +60,23 @@ pub struct Store {
     pool: PgPool,
     /// For rows alone.
     writer: PgPool,
+    kept: Kept,
     availability: Availability,
 }
 
 impl Store {
     /// A store over connections that the caller made; see [`connect`] for those made from an address.
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { writer: pool.clone(), pool, availability: Availability::default() }
+        Self { writer: pool.clone(), pool, kept: Kept::default(), availability: Availability::default() }
     }
 
     /// Ends all connections.
     pub async fn close(&self) {
+        // Closed first: no session is kept from here on, and none that is would let it end.
+        let closed = self.pool.close();
+        self.kept.end();
         self.writer.close().await;
-        self.pool.close().await;
+        closed.await;
     }
 
     /// The connections, but for the one that rows are written with.

@@ -24,7 +24,7 @@ const TICK_PAGES: u32 = 5;
 pub(super) const SWEEP: Duration = Duration::from_secs(300);
 /// The same at most, where nothing changes: a gap that the API cannot fill costs requests each time.
 const SWEEP_MOST: Duration = Duration::from_secs(6 * 3_600);
-/// How often it is looked for backfills that were asked for.
+/// How often it is looked what to do for backfills, while there are any.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// When the line's gaps are looked at next.
@@ -132,9 +132,10 @@ impl LineTask {
     }
 
     async fn catch_up(&mut self) -> Result<(), SyncError> {
-        self.tick(None).await?;
+        // What is below the first tick need not wait for it.
         let gaps = self.gaps().await?;
         self.spawn_fill(Priority::History, gaps);
+        self.tick(None).await?;
         let mut left = self.drain().await?;
         left += self.tick(None).await?;
         self.engine.reader.writer.flush().await?;
@@ -163,11 +164,15 @@ impl LineTask {
         let mut ticks = tokio::time::interval(self.settings.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweeps = Sweeps::default();
+        // What is below the first tick need not wait for it.
+        self.sweep(&mut sweeps).await?;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
         let mut sessions_lost = self.engine.store.sessions_lost();
+        let mut backfills = self.engine.backfills.clone();
         loop {
+            let backfills_wait = *backfills.borrow_and_update();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {
@@ -186,16 +191,23 @@ impl LineTask {
                         sweeps = Sweeps::default();
                     }
                 }
-                _ = look.tick() => {
+                _ = look.tick(), if backfills_wait => {
                     self.backfill().await?;
                 }
+                Ok(()) = backfills.changed() => {}
                 () = tokio::time::sleep_until(sweeps.next), if self.work.is_empty() => {
-                    let gaps = self.gaps().await?;
-                    sweeps.found(&gaps);
-                    self.spawn_fill(Priority::History, gaps);
+                    self.sweep(&mut sweeps).await?;
                 }
             }
         }
+    }
+
+    /// Fills what is wanted and not held.
+    async fn sweep(&mut self, sweeps: &mut Sweeps) -> Result<(), SyncError> {
+        let gaps = self.gaps().await?;
+        sweeps.found(&gaps);
+        self.spawn_fill(Priority::History, gaps);
+        Ok(())
     }
 
     /// Reads the newest rows of the line down to what earlier ticks read; returns how often rows may have been

@@ -12,7 +12,7 @@ use crate::store::{BACKFILL, STANDING};
 
 use super::line::Line;
 use super::line_task::Duty;
-use super::scheduler::{Engine, SyncError, worse};
+use super::scheduler::{Engine, Oldest, SyncError, worse};
 
 /// How long a test's answer stands at least, however loudly walks doubt it.
 const DOUBTS_APART: Duration = Duration::from_secs(60);
@@ -30,8 +30,12 @@ impl Lines {
         Self { engine, run, duty, running: HashMap::new(), tasks: JoinSet::new() }
     }
 
+    pub(super) fn has(&self, line: &Line) -> bool {
+        self.running.contains_key(line)
+    }
+
     /// Begins the line, unless it runs already.
-    pub(super) fn keep(&mut self, line: Line) {
+    pub(super) fn keep(&mut self, line: Line, oldest: Oldest) {
         if self.running.contains_key(&line) {
             return;
         }
@@ -41,7 +45,7 @@ impl Lines {
         self.running.insert(line.clone(), stop);
         let (run, duty) = (self.run, self.duty);
         self.tasks.spawn(async move {
-            let ended = engine.line(line.clone(), run, duty).await;
+            let ended = engine.line(line.clone(), oldest, run, duty).await;
             (line, ended)
         });
     }

@@ -11,6 +11,7 @@ mod passes;
 pub mod planner;
 pub mod progress;
 pub mod readings;
+pub mod requests;
 pub mod retry;
 pub mod scheduler;
 mod survey;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -22,7 +23,7 @@ use super::line::Line;
 use super::line_task::{Duty, LineTask};
 use super::lines::Lines;
 use super::progress::Progress;
-use super::retry::Retries;
+use super::requests::Requests;
 use super::walker::{Errand, Reader, WalkError};
 use super::writer::{Writer, WriterGone};
 
@@ -88,6 +89,16 @@ pub(super) struct Engine {
     pub settings: Arc<Settings>,
     holder: Arc<str>,
     pub spend: Spend,
+    /// Whether backfills were asked for and are not done.
+    pub backfills: watch::Receiver<bool>,
+}
+
+/// The time of a line's oldest row, as far as it was asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Oldest {
+    Unasked,
+    /// `None`: it is not known, or of no use.
+    Told(Option<DateTime<Utc>>),
 }
 
 impl Term {
@@ -114,6 +125,7 @@ impl Term {
         let cancel = self.cancel.child_token();
         let (writer, mut written) =
             Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
+        let (requests, backfills) = Requests::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let engine = Engine {
             reader: Reader {
                 client: match duty {
@@ -132,8 +144,8 @@ impl Term {
             settings: Arc::clone(&self.settings),
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
+            backfills,
         };
-        let retries = Retries::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let mut tasks = JoinSet::new();
         for stream in streams.iter().copied() {
             let engine = engine.clone();
@@ -158,7 +170,7 @@ impl Term {
                 outcome = worse(outcome, error);
             }
         }
-        retries.stop().await;
+        requests.stop().await;
         match (&mut written).await {
             Ok(Ok(())) => outcome,
             Ok(Err(error)) => Err(SyncError::Store(error)),
@@ -214,16 +226,25 @@ impl Engine {
     /// Keeps a task per line; which lines there are follows what tests find out about the API.
     async fn lines(&self, stream: Stream, run: i64, duty: Duty) -> Result<(), SyncError> {
         let mut lines = Lines::new(self.clone(), run, duty);
+        let main = Line::main(stream);
         let mut undecided = 0;
         let mut doubted = false;
         loop {
-            let surveyed = match self.survey(stream, doubted).await {
+            // Whatever the tests find, there is a main line: what it begins with need not wait for them.
+            let (surveyed, oldest) = tokio::join!(self.survey(stream, doubted), async {
+                if lines.has(&main) {
+                    return Ok(Oldest::Unasked);
+                }
+                self.oldest(&main).await.map(Oldest::Told)
+            });
+            let oldest = oldest?;
+            let surveyed = match surveyed {
                 Ok(surveyed) => surveyed,
                 // Other requests are answered: the line itself need not wait.
                 Err(SyncError::Api(error)) if duty == Duty::Keep && !error.is_outage() => {
                     let error = telemetry::chain(&error);
                     warn!(%stream, error, "the API could not be tested; trying again");
-                    lines.keep(Line::main(stream));
+                    lines.keep(main.clone(), oldest);
                     lines.watch(stream, UNTESTED).await?;
                     continue;
                 }
@@ -239,7 +260,8 @@ impl Engine {
             }
             self.record(stream, &surveyed).await?;
             for line in surveyed.lines {
-                lines.keep(line);
+                let oldest = if line == main { oldest } else { Oldest::Unasked };
+                lines.keep(line, oldest);
             }
             lines.end_orphans(stream).await?;
             if duty == Duty::Keep {
@@ -254,8 +276,17 @@ impl Engine {
         }
     }
 
-    pub(super) async fn line(&self, line: Line, run: i64, duty: Duty) -> Result<(), SyncError> {
-        let oldest = self.oldest(&line).await?;
+    pub(super) async fn line(
+        &self,
+        line: Line,
+        oldest: Oldest,
+        run: i64,
+        duty: Duty,
+    ) -> Result<(), SyncError> {
+        let oldest = match oldest {
+            Oldest::Told(oldest) => oldest,
+            Oldest::Unasked => self.oldest(&line).await?,
+        };
         let errand =
             Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
         LineTask::begin(self.clone(), errand).await?.work(duty).await
@@ -263,6 +294,10 @@ impl Engine {
 
     /// The time of the line's oldest row, as a hint for the fill; not asked for where nothing is to be filled.
     async fn oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {
+        // Changes are wanted from a time on that is younger than the line.
+        if *line == Line::message_changes() {
+            return Ok(None);
+        }
         let held = self.store.pass(&line.key(STANDING)).await?;
         let complete = held.is_some_and(|state| match state.covered.as_slice() {
             [whole] => whole.start() <= state.wanted_from,

@@ -11,21 +11,30 @@ use crate::sync::line::Line;
 use super::{Answer, Finding, Probe, Question};
 
 impl Probe<'_> {
-    /// Whether `order: updated_at` sorts by `updated`, and the cursor compares with it.
-    pub(super) async fn message_changes(self, field: Option<CursorField>) -> Result<Finding, ApiError> {
-        let line = Line::message_changes();
-        let top = match self.page(&line, field, None, self.limit).await {
-            Ok(rows) => rows.messages,
-            Err(error) if error.kind() == ErrorKind::BadRequest => {
-                return Ok(found(Answer::No, "the API refuses order updated_at"));
-            }
-            Err(error) => return Err(error),
+    /// The newest messages by `order: updated_at`; `None` where the API refuses that order.
+    pub(super) async fn newest_changes(self) -> Result<Option<Vec<Message>>, ApiError> {
+        match self.page(&Line::message_changes(), None, None, self.limit).await {
+            Ok(rows) => Ok(Some(rows.messages)),
+            Err(error) if error.kind() == ErrorKind::BadRequest => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether `order: updated_at` sorts by `updated`, and the cursor compares with it. `top` is of
+    /// [`Probe::newest_changes`].
+    pub(super) async fn message_changes(
+        self,
+        field: Option<CursorField>,
+        top: Option<Vec<Message>>,
+    ) -> Result<Finding, ApiError> {
+        let Some(top) = top else {
+            return Ok(found(Answer::No, "the API refuses order updated_at"));
         };
         let cursor = match changes_cursor(&top) {
             Ok(cursor) => cursor,
             Err(finding) => return Ok(finding),
         };
-        let below = self.page(&line, field, Some(cursor), self.limit).await?.messages;
+        let below = self.page(&Line::message_changes(), field, Some(cursor), self.limit).await?.messages;
         Ok(judge_changes(&top, &below, cursor))
     }
 }

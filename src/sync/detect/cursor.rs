@@ -13,18 +13,24 @@ use crate::sync::walk::Place;
 /// How often a field is tried before it counts as ignored, or as obeyed by empty pages.
 const TRIES: usize = 2;
 
+/// Which field carries the cursor, and the page that the test began with.
+pub(super) struct CursorTest {
+    pub finding: Finding,
+    /// Rows that came where [`Probe::limit`] were asked for.
+    pub elements: usize,
+}
+
 impl Probe<'_> {
-    pub(super) async fn cursor_field(
-        self,
-        stream: Stream,
-        total: Option<u64>,
-    ) -> Result<Vec<Finding>, ApiError> {
+    pub(super) async fn cursor_field(self, stream: Stream) -> Result<CursorTest, ApiError> {
         let line = Line::main(stream);
         let top = self.page(&line, None, None, self.limit).await?;
-        let rows = page_rows(top.elements, self.limit, total);
-        let finding = |answer, evidence: String| Finding::new(Question::CursorField, answer, evidence);
+        let elements = top.elements;
+        let test = |answer, evidence: String| CursorTest {
+            finding: Finding::new(Question::CursorField, answer, evidence),
+            elements,
+        };
         let Some(cursor) = telling_cursor(&top.placed) else {
-            return Ok(vec![finding(Answer::Undecided, "there are no rows".to_owned()), rows]);
+            return Ok(test(Answer::Undecided, "there are no rows".to_owned()));
         };
         let documented = line.cursor_field();
         let other = match documented {
@@ -34,12 +40,12 @@ impl Probe<'_> {
         for field in [documented, other] {
             if self.obeys(&line, field, cursor).await? {
                 let evidence = "nothing newer than the cursor came back".to_owned();
-                return Ok(vec![finding(Answer::Field(field), evidence), rows]);
+                return Ok(test(Answer::Field(field), evidence));
             }
         }
         let evidence =
             format!("rows newer than the cursor came back, in {} as in {}", documented.name(), other.name());
-        Ok(vec![finding(Answer::NoField, evidence), rows])
+        Ok(test(Answer::NoField, evidence))
     }
 
     /// Whether `field` is obeyed as a cursor. An empty page may be a slip, and so may one newer row.
@@ -69,7 +75,7 @@ fn telling_cursor(top: &[Place]) -> Option<DateTime<Utc>> {
     Some(oldest.duration_trunc(second).unwrap_or(oldest) - second)
 }
 
-fn page_rows(came: usize, asked: u32, total: Option<u64>) -> Finding {
+pub(super) fn page_rows(came: usize, asked: u32, total: Option<u64>) -> Finding {
     let rows = u32::try_from(came).unwrap_or(u32::MAX);
     let finding = |answer, evidence: String| Finding::new(Question::PageRows, answer, evidence);
     match total {

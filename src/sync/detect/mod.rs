@@ -10,6 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use tokio::try_join;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::client::Client;
@@ -17,10 +18,12 @@ use crate::api::endpoints::{CursorField, View};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::lenient;
 use crate::api::limiter::Priority;
-use crate::api::model::{Rows, Stream};
+use crate::api::model::{Message, Rows, Stream};
 
 use super::line::Line;
 use super::walk::Ask;
+
+use self::views::NewestOfView;
 
 /// What the documentation leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +126,14 @@ impl Survey {
     }
 }
 
+/// What a stream's tests need beside its main line.
+enum NewestRows {
+    /// `None`: the API refuses the order.
+    OfChanges(Option<Vec<Message>>),
+    OfViews(Vec<NewestOfView>),
+    NotNeeded,
+}
+
 /// Asks the API what the tests need.
 #[derive(Clone, Copy)]
 pub struct Probe<'a> {
@@ -133,30 +144,47 @@ pub struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// Tests everything that is open about a stream.
+    /// Tests everything that is open about a stream. What needs no other answer is asked at once.
     pub async fn survey(self, stream: Stream) -> Result<Survey, ApiError> {
-        let mut survey = Survey::default();
-        survey.total = match self.client.count(stream, Priority::Tail, self.cancel).await {
-            Ok(total) => Some(total),
-            // Progress alone is poorer without it; what is wrong with the API the next request tells.
-            Err(error) if error.kind() != ErrorKind::Cancelled => None,
-            Err(error) => return Err(error),
-        };
-        survey.findings = self.cursor_field(stream, survey.total).await?;
-        let field = match survey.answer(Question::CursorField) {
+        let (cursor, newest, total) =
+            try_join!(self.cursor_field(stream), self.newest_rows(stream), self.total(stream))?;
+        let field = match cursor.finding.answer {
             Answer::Field(field) => Some(field),
             _ => None,
         };
-        match stream {
-            Stream::Messages => survey.findings.push(self.message_changes(field).await?),
-            Stream::Conversations => {
-                let (findings, hidden) = self.conversation_views(field).await?;
+        let mut survey = Survey {
+            findings: vec![cursor.finding, cursor::page_rows(cursor.elements, self.limit, total)],
+            hidden: Vec::new(),
+            total,
+        };
+        match newest {
+            NewestRows::OfChanges(top) => survey.findings.push(self.message_changes(field, top).await?),
+            NewestRows::OfViews(newest) => {
+                let (findings, hidden) = self.conversation_views(field, newest).await?;
                 survey.findings.extend(findings);
                 survey.hidden = hidden;
             }
-            Stream::Contacts => {}
+            NewestRows::NotNeeded => {}
         }
         Ok(survey)
+    }
+
+    /// The rows at the top of what a stream may have beside its main line.
+    async fn newest_rows(self, stream: Stream) -> Result<NewestRows, ApiError> {
+        Ok(match stream {
+            Stream::Messages => NewestRows::OfChanges(self.newest_changes().await?),
+            Stream::Conversations => NewestRows::OfViews(self.newest_of_views().await?),
+            Stream::Contacts => NewestRows::NotNeeded,
+        })
+    }
+
+    async fn total(self, stream: Stream) -> Result<Option<u64>, ApiError> {
+        match self.client.count(stream, Priority::Tail, self.cancel).await {
+            Ok(total) => Ok(Some(total)),
+            // Progress alone is poorer without it; what is wrong with the API the other requests tell.
+            Err(error) if error.kind() != ErrorKind::Cancelled => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The time of a line's oldest row, as a hint for dividing it; `None` where the API does not tell.

@@ -1,6 +1,10 @@
 //! Which conversations the endpoint's own list hides.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DurationRound, TimeDelta};
+use futures::future::try_join_all;
+use tokio::try_join;
 
 use crate::api::endpoints::{CursorField, View};
 use crate::api::error::{ApiError, ErrorKind};
@@ -14,44 +18,48 @@ use super::{Answer, Finding, Probe, Question};
 /// How often a view is asked before its answer counts: one page may be empty by accident.
 const TRIES: usize = 2;
 
+/// A view of conversations that shows some.
+pub(super) struct NewestOfView {
+    question: Question,
+    view: View,
+    newest: Place,
+}
+
 impl Probe<'_> {
-    /// Whether closed and archived conversations are hidden, and the views that show them.
+    /// The newest conversation of each view that shows any.
+    pub(super) async fn newest_of_views(self) -> Result<Vec<NewestOfView>, ApiError> {
+        let by_inboxes = async {
+            let inboxes = self.inbox_ids().await?;
+            self.newest_of(Question::Closed, View::Closed { inboxes }).await
+        };
+        let (by_inboxes, closed, archived) = try_join!(
+            by_inboxes,
+            self.newest_of(Question::Closed, View::Closed { inboxes: Vec::new() }),
+            self.newest_of(Question::Archived, View::Archived),
+        )?;
+        Ok([closed, by_inboxes, archived].into_iter().flatten().collect())
+    }
+
+    /// Whether closed and archived conversations are hidden, and the views that show them. `candidates` are of
+    /// [`Probe::newest_of_views`].
     pub(super) async fn conversation_views(
         self,
         field: Option<CursorField>,
+        candidates: Vec<NewestOfView>,
     ) -> Result<(Vec<Finding>, Vec<View>), ApiError> {
-        let inboxes = match self.client.inboxes(Priority::Tail, self.cancel).await {
-            Ok(inboxes) => inboxes.into_iter().map(|inbox| inbox.id).collect(),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Forbidden | ErrorKind::NotFound | ErrorKind::NotJson
-                ) =>
-            {
-                Vec::new()
-            }
-            Err(error) => return Err(error),
-        };
-        let candidates = [
-            (Question::Closed, View::Closed { inboxes: Vec::new() }),
-            (Question::Closed, View::Closed { inboxes }),
-            (Question::Archived, View::Archived),
-        ];
+        let main = Line::main(Stream::Conversations);
+        // Two views may have the same newest row.
+        let rows: BTreeSet<Place> = candidates.iter().map(|candidate| candidate.newest).collect();
+        let listed = try_join_all(rows.iter().map(|row| self.lists(&main, field, *row))).await?;
+        let listed: BTreeMap<Place, bool> = rows.into_iter().zip(listed).collect();
         let mut findings: Vec<Finding> = Vec::new();
         let mut hidden = Vec::new();
         let mut covered_by = None;
-        for (question, view) in candidates {
-            let line = Line::new(Stream::Conversations, TimeField::Updated, view.clone());
-            let newest = match self.newest(&line, field).await {
-                Ok(newest) => newest,
-                Err(error) if error.kind() == ErrorKind::BadRequest => continue,
-                Err(error) => return Err(error),
-            };
-            let Some(newest) = newest else { continue };
+        for NewestOfView { question, view, newest } in candidates {
             if covered_by == Some(newest.1) {
                 continue;
             }
-            let finding = if self.lists(&Line::main(Stream::Conversations), field, newest).await? {
+            let finding = if listed[&newest] {
                 Finding::new(question, Answer::No, "the endpoint lists them unasked")
             } else {
                 covered_by = Some(newest.1);
@@ -75,11 +83,34 @@ impl Probe<'_> {
         Ok((findings, hidden))
     }
 
-    /// The newest row of the line. An empty page may be a slip.
-    async fn newest(self, line: &Line, field: Option<CursorField>) -> Result<Option<Place>, ApiError> {
+    /// None where the API does not tell.
+    async fn inbox_ids(self) -> Result<Vec<i64>, ApiError> {
+        match self.client.inboxes(Priority::Tail, self.cancel).await {
+            Ok(inboxes) => Ok(inboxes.into_iter().map(|inbox| inbox.id).collect()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Forbidden | ErrorKind::NotFound | ErrorKind::NotJson
+                ) =>
+            {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest row of the view; `None` where it is refused or shows nothing. An empty page may be a slip.
+    async fn newest_of(self, question: Question, view: View) -> Result<Option<NewestOfView>, ApiError> {
+        let line = Line::new(Stream::Conversations, TimeField::Updated, view);
         for _ in 0..TRIES {
-            if let Some(newest) = self.page(line, field, None, 1).await?.placed.first() {
-                return Ok(Some(*newest));
+            match self.page(&line, None, None, 1).await {
+                Ok(rows) => {
+                    if let Some(newest) = rows.placed.first() {
+                        return Ok(Some(NewestOfView { question, view: line.view, newest: *newest }));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::BadRequest => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

@@ -1,0 +1,76 @@
+//! Takes up what other processes ask for, as long as this process leads.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::store::{Lease, Store, StoreError};
+use crate::telemetry;
+
+use super::retry;
+
+/// How often it is looked for requests.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The task of a term that looks for requests: it tries rejects again by itself, and tells the lines of backfills.
+pub struct Requests {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Requests {
+    /// The receiver tells whether there are backfills.
+    pub fn spawn(store: Store, lease: Lease, cancel: &CancellationToken) -> (Self, watch::Receiver<bool>) {
+        let cancel = cancel.child_token();
+        let token = cancel.clone();
+        let (backfills, told) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut failing = false;
+            loop {
+                match look(&store, &lease, &backfills, &token).await {
+                    Ok(()) => failing = false,
+                    // The term ends by itself.
+                    Err(StoreError::LeadLost) => return,
+                    Err(error) => {
+                        if !failing {
+                            warn!(
+                                error = telemetry::chain(&error),
+                                "what others ask for could not be taken up"
+                            );
+                        }
+                        failing = true;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = token.cancelled() => return,
+                }
+            }
+        });
+        (Self { cancel, task }, told)
+    }
+
+    /// Ends the task once what it has in hand is committed.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        if let Err(error) = self.task.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+async fn look(
+    store: &Store,
+    lease: &Lease,
+    backfills: &watch::Sender<bool>,
+    cancel: &CancellationToken,
+) -> Result<(), StoreError> {
+    let asked = store.asked().await?;
+    backfills.send_if_modified(|told| std::mem::replace(told, asked.backfills) != asked.backfills);
+    if asked.retries { retry::work_off(store, lease, cancel).await } else { Ok(()) }
+}
