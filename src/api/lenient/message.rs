@@ -9,18 +9,19 @@ use super::{
     scalar,
     scan::{Fault, Fields, Kind, Value},
 };
-use crate::api::model::{Message, Rows, Stream, TimeField};
+use crate::api::model::{Message, Rows, Stream, TimeField, Version};
 
 /// Reads one message into `rows`, and its conversation, which counts even if the message is set aside.
 pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = Row { stream: Stream::Messages, raw };
+    let row = |version| Row { stream: Stream::Messages, raw, version };
     let Draft { id, mut message, embedded, mut extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row.set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
     };
     if let Some(value) = embedded {
         message.conversation_id = read_conversation(raw, value, &mut extra, rows);
     }
+    let row = row(message.version());
     let place = placed_by.map(|field| match field {
         TimeField::Date => ("date", message.date),
         TimeField::Updated => ("updated", message.updated),
@@ -28,7 +29,7 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     if let Some(id) = row.admit(id, place, &extra, rows) {
         message.id = id;
         message.raw = raw.clone();
-        message.extra = extra.finish(Stream::Messages, id, raw, &mut rows.rejects);
+        message.extra = extra.finish(row, id, &mut rows.rejects);
         rows.messages.push(message);
     }
 }
