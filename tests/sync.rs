@@ -378,3 +378,56 @@ async fn a_line_whose_reading_changes_loses_what_it_proved_since_the_last_test()
     rig.assert_equal(&app.store).await;
     app.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_hidden_conversations_ends_when_the_endpoint_shows_them_and_leaves_nothing_unread() {
+    // Small pages, so that the newest one does not show everything.
+    let view = |conversations| Paging { conversations, cap: 20, ..Paging::default() };
+    let paging = view(DefaultView::Open);
+    let rig = Rig::new(SandboxOptions { team: team(2_000), paging, ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    let state = rig.sandbox.state();
+    let key = |line: &str| LineKey {
+        stream: Stream::Conversations,
+        line: line.to_owned(),
+        pass: STANDING.to_owned(),
+    };
+    let closed = app.store.pass(&key("updated/closed")).await.unwrap().unwrap();
+    let main = app.store.pass(&key("updated")).await.unwrap().unwrap();
+
+    // Nothing is closed: nothing can tell.
+    let mut was_closed = Vec::new();
+    for id in state.conversations().into_values().filter(|row| row.is_closed()).map(|row| row.id) {
+        state.change_conversation(id, |row| {
+            was_closed.push((id, std::mem::replace(&mut row.status, "opened".into())))
+        });
+    }
+    age_readings(&app).await;
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    assert_eq!(app.store.pass(&key("updated/closed")).await.unwrap().unwrap().covered, closed.covered);
+    for (id, status) in &was_closed {
+        state.change_conversation(*id, |row| row.status = status.clone());
+    }
+
+    // Closed ones that their line has not read yet, while the other line has read past them.
+    let mut times: Vec<_> =
+        was_closed.iter().map(|(id, _)| state.conversation(*id).unwrap().updated).collect();
+    times.sort();
+    let unread = Interval::new(Some(times[times.len() / 4]), times[times.len() / 2]).unwrap();
+    app.store.withdraw(&key("updated/closed"), unread, "a test").await.unwrap();
+    let delete = "DELETE FROM heymarket.conversations WHERE id = ANY ($1) AND updated >= $2 AND updated < $3";
+    let ids: Vec<_> = was_closed.iter().map(|(id, _)| *id).collect();
+    let delete = sqlx::query(delete).bind(ids).bind(unread.start()).bind(unread.end());
+    assert!(delete.execute(app.store.pool()).await.unwrap().rows_affected() > 0);
+    assert_eq!(main.covered.len(), 1);
+
+    state.set_paging(view(DefaultView::Both));
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    rig.assert_equal(&app.store).await;
+    let coverage = app.store.coverage().await.unwrap();
+    let lines: Vec<_> = coverage.iter().filter(|(key, _)| key.stream == Stream::Conversations).collect();
+    assert!(lines.iter().all(|(key, _)| key.line == "updated"), "{lines:?}");
+    let standing = &lines.iter().find(|(key, _)| key.pass == STANDING).unwrap().1;
+    assert_eq!((standing.covered.len(), standing.covered[0].start()), (1, None));
+    app.close().await;
+}
