@@ -5,14 +5,14 @@ mod support;
 use std::env;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DurationRound, TimeDelta};
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::App;
 use heymarket_sync::config::{self, Settings, Sources};
 use heymarket_sync::interval::Interval;
 use heymarket_sync::sandbox::{
-    CursorFields, DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions, SandboxSecret,
-    TeamOptions, UpdatedOrder,
+    Contact, Conversation, CursorFields, DefaultView, Endpoint, Message, Paging, Precision, RateLimit,
+    Sandbox, SandboxOptions, SandboxSecret, TeamOptions, UpdatedOrder,
 };
 use heymarket_sync::store::{Batch, LineKey, STANDING, Store};
 use support::database::{TestDatabase, database};
@@ -343,10 +343,89 @@ async fn the_field_that_carries_the_cursor_is_found_out_again_when_pages_contrad
             rig.sandbox.state().apply_event(rig.sandbox.state().now());
         }
         let app = rig.sync().await;
-        assert_eq!(reading(&app, "cursor").await, name);
+        assert_eq!(reading(&app, "carries the cursor").await, name);
         rig.assert_equal(&app.store).await;
         app.close().await;
     }
+}
+
+/// What was found of each stream's cursor: its bound and its cut.
+async fn comparisons(app: &App) -> Vec<(String, String)> {
+    let readings = app.store.readings().await.unwrap();
+    let answer = |stream: Stream, question: &str| {
+        let found = readings.iter().find(|row| row.stream == stream.name() && row.question == question);
+        found.expect("the question has been asked").answer.clone()
+    };
+    let of = |stream| {
+        (
+            answer(stream, "whether the cursor is inclusive or exclusive"),
+            answer(stream, "what the cursor is cut to"),
+        )
+    };
+    Stream::ALL.map(of).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_way_the_cursor_works_is_found_out_where_the_rows_can_tell() {
+    let nobody = TeamOptions { messages: 0, conversations: 0, contacts: 0, ..TeamOptions::default() };
+    let readings = [
+        Paging::default(),
+        Paging { heeds_limit: false, ..Paging::default() },
+        Paging { cap: 4, ..Paging::default() },
+        Paging {
+            message_cursor: CursorFields::Date,
+            row_cursor: CursorFields::CreatedAt,
+            ..Paging::default()
+        },
+        Paging { conversations: DefaultView::Open, first_page: 0, ..Paging::default() },
+        Paging { updated_order: UpdatedOrder::CursorByDate, heeds_page: false, ..Paging::default() },
+    ];
+    let cuts = [
+        (Precision::Exact, "nothing"),
+        (Precision::Milliseconds, "milliseconds"),
+        (Precision::Seconds, "seconds"),
+    ];
+    for (base, (precision, cut), inclusive) in readings
+        .into_iter()
+        .flat_map(|base| cuts.map(|cut| (base.clone(), cut)))
+        .flat_map(|(base, cut)| [false, true].map(|inclusive| (base.clone(), cut, inclusive)))
+    {
+        let paging = Paging { precision, inclusive, ..base };
+        let told = format!("{paging:?}");
+        let rig =
+            Rig::new(SandboxOptions { team: nobody.clone(), paging, ..SandboxOptions::default() }).await;
+        let state = rig.sandbox.state();
+        let hour = (state.now() - TimeDelta::hours(2)).duration_trunc(TimeDelta::hours(1)).unwrap();
+        for (id, micros) in (1..).zip([-86_400_000_000, 1_000_000, 5_123_456, 5_654_321, 9_000_017]) {
+            let at = hour + TimeDelta::microseconds(micros);
+            state.put_message(Message::plain(id, id, at));
+            state.put_conversation(Conversation::plain(id, at));
+            state.put_contact(Contact::plain(id, at));
+        }
+        let app = rig.sync().await;
+        let bound = if inclusive { "inclusive" } else { "exclusive" };
+        assert_eq!(comparisons(&app).await, vec![(bound.to_owned(), cut.to_owned()); 3], "{told}");
+        let asked = state
+            .page_log()
+            .iter()
+            .filter(|page| page.endpoint == Endpoint::Contacts && page.limit == Some(2))
+            .count();
+        // One of them finds out which field carries the cursor; the one that is not heeded is tried twice.
+        let most = if told.contains("row_cursor: CreatedAt") { 4 } else { 2 };
+        assert!(asked <= most, "{asked} requests, {told}");
+        app.close().await;
+    }
+    // Rows of one time tell nothing.
+    let rig = Rig::new(SandboxOptions { team: nobody, ..SandboxOptions::default() }).await;
+    let at = rig.sandbox.state().now() - TimeDelta::hours(1);
+    for id in 1..5 {
+        rig.sandbox.state().put_message(Message::plain(id, id, at));
+        rig.sandbox.state().put_conversation(Conversation::plain(id, at));
+        rig.sandbox.state().put_contact(Contact::plain(id, at));
+    }
+    let app = rig.sync().await;
+    assert_eq!(comparisons(&app).await, vec![("undecided".to_owned(), "undecided".to_owned()); 3]);
+    app.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -186,7 +186,9 @@ impl Recorded {
         };
         let lines = [Question::CursorField, Question::Changes];
         lines.iter().any(|question| contradicts(question) || rules_out(question))
-            || [Question::Closed, Question::Archived].iter().any(contradicts)
+            || [Question::Closed, Question::Archived, Question::CursorBound, Question::CursorCut]
+                .iter()
+                .any(contradicts)
     }
 }
 

@@ -3,6 +3,7 @@
 //! A test counts only if it could have failed; undecided means that nothing is built on the answer.
 
 mod changes;
+mod comparison;
 mod cursor;
 mod views;
 
@@ -22,10 +23,16 @@ use crate::api::model::{Rows, Stream};
 use super::line::Line;
 use super::walk::Ask;
 
+pub use comparison::Cut;
+
 /// What the documentation leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
     CursorField,
+    /// Whether rows of the cursor's own time come.
+    CursorBound,
+    /// What of the cursor is compared.
+    CursorCut,
     PageRows,
     Changes,
     Closed,
@@ -36,6 +43,8 @@ impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CursorField => "which field carries the cursor",
+            Self::CursorBound => "whether the cursor is inclusive or exclusive",
+            Self::CursorCut => "what the cursor is cut to",
             Self::PageRows => "how many rows a page has at most",
             Self::Changes => "order updated_at walks messages by their changes",
             Self::Closed => "closed conversations need a request of their own",
@@ -51,6 +60,9 @@ pub enum Answer {
     Field(CursorField),
     /// No field that carries a cursor was obeyed.
     NoField,
+    Inclusive,
+    Exclusive,
+    Cut(Cut),
     Rows(u32),
     /// The rows at hand could not have shown the opposite.
     Undecided,
@@ -63,6 +75,9 @@ impl fmt::Display for Answer {
             Self::No => f.write_str("no"),
             Self::Field(field) => f.write_str(field.name()),
             Self::NoField => f.write_str("none"),
+            Self::Inclusive => f.write_str("inclusive"),
+            Self::Exclusive => f.write_str("exclusive"),
+            Self::Cut(cut) => f.write_str(cut.name()),
             Self::Rows(rows) => write!(f, "{rows}"),
             Self::Undecided => f.write_str(crate::store::UNDECIDED),
         }
@@ -85,8 +100,11 @@ impl FromStr for Answer {
             Self::Undecided,
             Self::Field(CursorField::CreatedAt),
             Self::Field(CursorField::Date),
+            Self::Inclusive,
+            Self::Exclusive,
         ];
-        let known = fixed.into_iter().find(|answer| answer.to_string() == text);
+        let mut fixed = fixed.into_iter().chain(Cut::ALL.map(Self::Cut));
+        let known = fixed.find(|answer| answer.to_string() == text);
         known.or_else(|| text.parse().ok().map(Self::Rows)).ok_or_else(|| NotAnAnswer(text.to_owned()))
     }
 }
@@ -204,6 +222,11 @@ mod tests {
             Answer::Field(CursorField::CreatedAt),
             Answer::Field(CursorField::Date),
             Answer::NoField,
+            Answer::Inclusive,
+            Answer::Exclusive,
+            Answer::Cut(Cut::Exact),
+            Answer::Cut(Cut::Milliseconds),
+            Answer::Cut(Cut::Seconds),
             Answer::Rows(200),
             Answer::Undecided,
         ];
