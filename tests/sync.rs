@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use chrono::{DurationRound, TimeDelta};
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::App;
-use heymarket_sync::config::{self, Settings, Sources};
 use heymarket_sync::interval::Interval;
 use heymarket_sync::sandbox::{
     Contact, Conversation, CursorFields, DefaultView, Endpoint, Message, Paging, Precision, RateLimit,
-    Sandbox, SandboxOptions, SandboxSecret, TeamOptions, UpdatedOrder,
+    Sandbox, SandboxOptions, TeamOptions, UpdatedOrder,
 };
 use heymarket_sync::store::{Batch, LineKey, STANDING, Store};
 use support::database::{TestDatabase, database};
-use support::mirror::assert_equals;
+use support::mirror::{assert_equals, differences};
+use support::process::reached;
+use support::settings;
+use support::team::team;
 use tokio_util::sync::CancellationToken;
 
 /// A sandbox, a database, and a daemon's settings between them.
@@ -38,31 +40,9 @@ impl Rig {
         self
     }
 
-    fn settings(&self) -> Settings {
-        let SandboxSecret { id, key } = self.sandbox.credentials().secrets[0].clone();
-        let well_known = [
-            ("HEYMARKET_API_BASE_URL", self.sandbox.base_url()),
-            ("HEYMARKET_API_SECRET_ID", id),
-            ("HEYMARKET_API_SECRET_KEY", key),
-            ("DATABASE_URL", self.database.url().to_owned()),
-            ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
-        ];
-        let own = self.settings.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
-        let environment =
-            well_known.into_iter().map(|(name, value)| (name.into(), value.into())).chain(own).collect();
-        let nowhere = std::path::PathBuf::from("nowhere");
-        let sources = Sources {
-            config_file: None,
-            working_dir: nowhere.clone(),
-            system_file: nowhere,
-            environment,
-            flags: Vec::new(),
-        };
-        config::load(&sources).unwrap().settings
-    }
-
     async fn app(&self) -> App {
-        App::open(self.settings(), "test", &CancellationToken::new()).await.unwrap()
+        let settings = settings::between(&self.sandbox, &self.database, &self.settings);
+        App::open(settings, "test", &CancellationToken::new()).await.unwrap()
     }
 
     /// Catches up once, in a process of its own as far as the mirror can tell.
@@ -76,21 +56,16 @@ impl Rig {
         assert_equals(self.sandbox.state(), store.pool()).await;
     }
 
+    async fn is_equal(&self, store: &Store) -> bool {
+        differences(self.sandbox.state(), store.pool()).await.is_empty()
+    }
+
     fn pages(&self) -> u64 {
         let counters = self.sandbox.state().counters();
         [Endpoint::Messages, Endpoint::Conversations, Endpoint::Contacts]
             .iter()
             .map(|endpoint| counters.requests_to(*endpoint))
             .sum()
-    }
-}
-
-fn team(messages: usize) -> TeamOptions {
-    TeamOptions {
-        messages,
-        conversations: messages / 10,
-        contacts: messages * 3 / 40,
-        ..TeamOptions::default()
     }
 }
 
@@ -162,11 +137,11 @@ async fn a_change_that_no_time_line_shows_is_found_by_a_recheck() {
     let oldest = state.contacts().into_values().min_by_key(|contact| contact.updated).unwrap().id;
     assert!(state.change_contact(oldest, |contact| contact.first = "Renamed".into()));
     let cancel = CancellationToken::new();
-    poll(|| async {
+    let equal = async || {
         app.sync(&[], &cancel).await.unwrap();
-        support::mirror::differences(state, app.store.pool()).await.is_empty()
-    })
-    .await;
+        rig.is_equal(&app.store).await
+    };
+    reached("an equal mirror", PATIENCE, equal).await.unwrap();
     let runs = app.store.recent_runs(100).await.unwrap();
     let recheck = runs.iter().find(|run| run.pass.starts_with("recheck")).expect("a recheck is a run");
     assert_eq!(recheck.outcome.as_deref(), Some("done"));
@@ -256,16 +231,13 @@ async fn the_daemon_follows_live_traffic() {
     let watch = async {
         let start = rig.sandbox.state().messages().len();
         let begun = Instant::now();
-        poll_for(PATIENCE + Duration::from_millis(20 * messages as u64), || async {
-            rig.sandbox.state().messages().len() > start + messages
-        })
-        .await;
+        let patience = PATIENCE + Duration::from_millis(20 * messages as u64);
+        let come = async || rig.sandbox.state().messages().len() > start + messages;
+        reached("live traffic", patience, come).await.unwrap();
         rig.sandbox.state().set_live_rate(0.0);
         eprintln!("{} new messages in {:?}", rig.sandbox.state().messages().len() - start, begun.elapsed());
-        poll(|| async {
-            support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
-        })
-        .await;
+        let equal = async || rig.is_equal(&app.store).await;
+        reached("an equal mirror", PATIENCE, equal).await.unwrap();
         cancel.cancel();
     };
     let (outcome, ()) = tokio::join!(app.run(&cancel, |_| {}), watch);
@@ -276,20 +248,6 @@ async fn the_daemon_follows_live_traffic() {
 
 /// How long is waited for what is to come.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-async fn poll<F: Future<Output = bool>>(reached: impl Fn() -> F) {
-    poll_for(PATIENCE, reached).await;
-}
-
-async fn poll_for<F: Future<Output = bool>>(patience: Duration, reached: impl Fn() -> F) {
-    let mut looks = tokio::time::interval(Duration::from_millis(100));
-    let wait = async {
-        while !reached().await {
-            looks.tick().await;
-        }
-    };
-    tokio::time::timeout(patience, wait).await.expect("not reached in time");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_newer_than_the_settle_margin_is_there_at_once_however_much_it_is() {
@@ -306,10 +264,8 @@ async fn what_is_newer_than_the_settle_margin_is_there_at_once_however_much_it_i
     let cancel = CancellationToken::new();
     let watch = async {
         // Much less than the margin.
-        poll_for(Duration::from_secs(60), || async {
-            support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
-        })
-        .await;
+        let equal = async || rig.is_equal(&app.store).await;
+        reached("an equal mirror", Duration::from_secs(60), equal).await.unwrap();
         cancel.cancel();
     };
     let (outcome, ()) = tokio::join!(app.run(&cancel, |_| {}), watch);

@@ -132,6 +132,9 @@ impl Comparisons {
 mod tests {
     use super::*;
 
+    /// Whether the bound, and whether the cut is told.
+    type Told = (bool, bool);
+
     fn at(micros: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(1_700_000_000_000_000 + micros).unwrap()
     }
@@ -154,11 +157,10 @@ mod tests {
 
     #[test]
     fn each_way_is_told_where_the_rows_can_tell_it_and_none_is_told_wrongly() {
-        // Whether bound and cut are told: of an exact cursor, exclusive and inclusive; one cut to milliseconds; one
-        // cut to seconds.
+        // What is told of an exact cursor, exclusive and inclusive; one cut to milliseconds; one cut to seconds.
         let (both, bound, neither) = ((true, true), (true, false), (false, false));
         let second = 1_000_000;
-        let histories: [(&str, Vec<i64>, [(bool, bool); 6]); 6] = [
+        let histories: [(&str, Vec<i64>, [Told; 6]); 6] = [
             ("at the cuts", vec![9 * second + 17, 5_654_321, 5_123_456, second], [both; 6]),
             (
                 "many ways",
