@@ -18,11 +18,12 @@ use heymarket_sync::api::endpoints::{CursorField, Order, PageRequest, View};
 use heymarket_sync::api::limiter::Priority;
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::{App, AppError};
-use heymarket_sync::config::{self, Settings, Sources};
+use heymarket_sync::config::Settings;
 use heymarket_sync::sync::scheduler::SyncError;
 use serde_json::Value;
 use sqlx::PgPool;
 use support::database::{TestDatabase, database};
+use support::settings;
 use tokio_util::sync::CancellationToken;
 
 /// The smallest `api.max_body`.
@@ -80,15 +81,7 @@ impl Source {
             ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
             ("HEYMARKET_SYNC__API__MAX_BODY", max_body.to_string()),
         ];
-        let nowhere = std::path::PathBuf::from("nowhere");
-        let sources = Sources {
-            config_file: None,
-            working_dir: nowhere.clone(),
-            system_file: nowhere,
-            environment: environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            flags: Vec::new(),
-        };
-        config::load(&sources).unwrap().settings
+        settings::of_environment(environment)
     }
 
     /// Catches up once with contacts; how many intervals stayed open.

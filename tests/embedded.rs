@@ -8,12 +8,13 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use heymarket_sync::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use rustix::process::{Pid, Signal, geteuid, getpgid, kill_process, test_kill_process};
 use sqlx::{Connection as _, PgConnection};
+use support::process::reached;
 use tokio_util::sync::CancellationToken;
 
 /// The longest that anything here may take on a loaded machine.
@@ -40,15 +41,6 @@ async fn start(options: &EmbeddedOptions) -> Result<Embedded, EmbeddedError> {
 
 async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()
-}
-
-/// Waits for `what` to become true, for a bounded time.
-async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + BOUND;
-    while !is_true().await {
-        assert!(Instant::now() < deadline, "not within {BOUND:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// The process id that the server wrote down.
@@ -153,10 +145,11 @@ async fn a_second_process_uses_the_running_server_and_takes_over_when_the_first_
 
     owner.kill().unwrap();
     owner.wait().unwrap();
-    until("a server of our own", async || {
+    reached("a server of our own", BOUND, async || {
         !lives(first) && PgConnection::connect(&embedded.url()).await.is_ok()
     })
-    .await;
+    .await
+    .unwrap();
     let second = postmaster(&data_dir).unwrap();
     assert_ne!(first, second);
     embedded.stop().await.unwrap();
@@ -172,7 +165,7 @@ async fn a_killed_owner_leaves_no_server_and_the_next_start_succeeds() {
         let server = postmaster(&data_dir).unwrap();
         owner.kill().unwrap();
         owner.wait().unwrap();
-        until("the orphaned server ends", async || !lives(server)).await;
+        reached("the orphaned server ends", BOUND, async || !lives(server)).await.unwrap();
     }
     start(&options(&data_dir)).await.unwrap().stop().await.unwrap();
 }
@@ -184,10 +177,11 @@ async fn a_server_that_is_killed_comes_back_at_the_same_address() {
     let embedded = start(&options(&data_dir)).await.unwrap();
     let first = postmaster(&data_dir).unwrap();
     kill_process(first, Signal::KILL).unwrap();
-    until("a new server", async || {
+    reached("a new server", BOUND, async || {
         postmaster(&data_dir) != Some(first) && PgConnection::connect(&embedded.url()).await.is_ok()
     })
-    .await;
+    .await
+    .unwrap();
     embedded.stop().await.unwrap();
     assert_eq!(postmaster(&data_dir), None);
 }

@@ -316,7 +316,7 @@ fn conversations_embedded_in_messages() {
     assert_eq!((embedded.id, embedded.read, embedded.name.as_deref()), (12, Some(3), None));
     assert_eq!(embedded.members, [Member { id: 2, name: Some("n".into()) }]);
     assert_eq!(parsed(&embedded.extra), Some(json!({"name": ["x"]})));
-    let [Reject { stream, source_id, partial, reason, payload }] = &rows.rejects[..] else {
+    let [Reject { stream, source_id, partial, reason, payload, .. }] = &rows.rejects[..] else {
         panic!("one reject")
     };
     assert_eq!((stream, source_id.as_deref(), partial), (&Stream::Conversations, Some("12"), &true));

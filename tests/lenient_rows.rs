@@ -43,9 +43,13 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
             assert_eq!(rows.placed, [(time(AT), 8), (time(AT), 9)]);
             assert_eq!(rows.messages.len() + rows.conversations.len() + rows.contacts.len(), 2);
             let source_id = reason.starts_with("updated").then(|| "1".to_owned());
+            let version = rows.rejects[0].version;
             let payload = row.into();
             let reason = reason.to_owned();
-            assert_eq!(rows.rejects, [Reject { stream, source_id, partial: false, reason, payload }]);
+            assert_eq!(
+                rows.rejects,
+                [Reject { stream, source_id, version, partial: false, reason, payload }]
+            );
         }
     }
 }

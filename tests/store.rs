@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::{
-    api::model::{Contact, Conversation, Json, Member, Message, Note, Reject, Rows, Stream},
+    api::model::{Contact, Conversation, Json, Member, Message, Note, Reject, Rows, Stream, Version},
     interval::Interval,
     store::{
         Batch, Committed, Lease, LineKey, STANDING, SchemaState, Store, StoreError, Tally, UNDECIDED, connect,
@@ -694,7 +694,7 @@ async fn a_commit_never_scans_a_whole_table() {
     let url = SecretString::from(database.held.url());
     // Vacuumed while empty, the tables look as if a scan were the cheapest way to find a row.
     database.store.pool().execute("VACUUM ANALYZE").await.unwrap();
-    database.store.pool().close().await;
+    database.store.close().await;
     let mut control = PgConnection::connect(url.expose_secret()).await.unwrap();
     let before = scans(&mut control).await;
 
@@ -717,7 +717,7 @@ async fn a_commit_never_scans_a_whole_table() {
         };
         store.commit(&lease, &batch).await.unwrap();
     }
-    store.pool().close().await;
+    store.close().await;
     assert_eq!(scans(&mut control).await, before);
     control.close().await.unwrap();
     database.drop().await;
@@ -869,6 +869,7 @@ fn reject(source_id: &str, reason: &str) -> Reject {
     Reject {
         stream: Stream::Messages,
         source_id: some(source_id),
+        version: Version::default(),
         partial: true,
         reason: reason.to_owned(),
         payload: Bytes::from_static(b"{\x00\xff}"),

@@ -5,18 +5,20 @@ mod support;
 use std::env;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DurationRound, TimeDelta};
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::App;
-use heymarket_sync::config::{self, Settings, Sources};
 use heymarket_sync::interval::Interval;
 use heymarket_sync::sandbox::{
-    CursorFields, DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions, SandboxSecret,
-    TeamOptions, UpdatedOrder,
+    Contact, Conversation, CursorFields, DefaultView, Endpoint, Message, Paging, Precision, RateLimit,
+    Sandbox, SandboxOptions, TeamOptions, UpdatedOrder,
 };
 use heymarket_sync::store::{Batch, LineKey, STANDING, Store};
 use support::database::{TestDatabase, database};
-use support::mirror::assert_equals;
+use support::mirror::{assert_equals, differences};
+use support::process::reached;
+use support::settings;
+use support::team::team;
 use tokio_util::sync::CancellationToken;
 
 /// A sandbox, a database, and a daemon's settings between them.
@@ -38,31 +40,9 @@ impl Rig {
         self
     }
 
-    fn settings(&self) -> Settings {
-        let SandboxSecret { id, key } = self.sandbox.credentials().secrets[0].clone();
-        let well_known = [
-            ("HEYMARKET_API_BASE_URL", self.sandbox.base_url()),
-            ("HEYMARKET_API_SECRET_ID", id),
-            ("HEYMARKET_API_SECRET_KEY", key),
-            ("DATABASE_URL", self.database.url().to_owned()),
-            ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
-        ];
-        let own = self.settings.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
-        let environment =
-            well_known.into_iter().map(|(name, value)| (name.into(), value.into())).chain(own).collect();
-        let nowhere = std::path::PathBuf::from("nowhere");
-        let sources = Sources {
-            config_file: None,
-            working_dir: nowhere.clone(),
-            system_file: nowhere,
-            environment,
-            flags: Vec::new(),
-        };
-        config::load(&sources).unwrap().settings
-    }
-
     async fn app(&self) -> App {
-        App::open(self.settings(), "test", &CancellationToken::new()).await.unwrap()
+        let settings = settings::between(&self.sandbox, &self.database, &self.settings);
+        App::open(settings, "test", &CancellationToken::new()).await.unwrap()
     }
 
     /// Catches up once, in a process of its own as far as the mirror can tell.
@@ -76,21 +56,16 @@ impl Rig {
         assert_equals(self.sandbox.state(), store.pool()).await;
     }
 
+    async fn is_equal(&self, store: &Store) -> bool {
+        differences(self.sandbox.state(), store.pool()).await.is_empty()
+    }
+
     fn pages(&self) -> u64 {
         let counters = self.sandbox.state().counters();
         [Endpoint::Messages, Endpoint::Conversations, Endpoint::Contacts]
             .iter()
             .map(|endpoint| counters.requests_to(*endpoint))
             .sum()
-    }
-}
-
-fn team(messages: usize) -> TeamOptions {
-    TeamOptions {
-        messages,
-        conversations: messages / 10,
-        contacts: messages * 3 / 40,
-        ..TeamOptions::default()
     }
 }
 
@@ -162,11 +137,11 @@ async fn a_change_that_no_time_line_shows_is_found_by_a_recheck() {
     let oldest = state.contacts().into_values().min_by_key(|contact| contact.updated).unwrap().id;
     assert!(state.change_contact(oldest, |contact| contact.first = "Renamed".into()));
     let cancel = CancellationToken::new();
-    poll(|| async {
+    let equal = async || {
         app.sync(&[], &cancel).await.unwrap();
-        support::mirror::differences(state, app.store.pool()).await.is_empty()
-    })
-    .await;
+        rig.is_equal(&app.store).await
+    };
+    reached("an equal mirror", PATIENCE, equal).await.unwrap();
     let runs = app.store.recent_runs(100).await.unwrap();
     let recheck = runs.iter().find(|run| run.pass.starts_with("recheck")).expect("a recheck is a run");
     assert_eq!(recheck.outcome.as_deref(), Some("done"));
@@ -256,16 +231,13 @@ async fn the_daemon_follows_live_traffic() {
     let watch = async {
         let start = rig.sandbox.state().messages().len();
         let begun = Instant::now();
-        poll_for(PATIENCE + Duration::from_millis(20 * messages as u64), || async {
-            rig.sandbox.state().messages().len() > start + messages
-        })
-        .await;
+        let patience = PATIENCE + Duration::from_millis(20 * messages as u64);
+        let come = async || rig.sandbox.state().messages().len() > start + messages;
+        reached("live traffic", patience, come).await.unwrap();
         rig.sandbox.state().set_live_rate(0.0);
         eprintln!("{} new messages in {:?}", rig.sandbox.state().messages().len() - start, begun.elapsed());
-        poll(|| async {
-            support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
-        })
-        .await;
+        let equal = async || rig.is_equal(&app.store).await;
+        reached("an equal mirror", PATIENCE, equal).await.unwrap();
         cancel.cancel();
     };
     let (outcome, ()) = tokio::join!(app.run(&cancel, |_| {}), watch);
@@ -276,20 +248,6 @@ async fn the_daemon_follows_live_traffic() {
 
 /// How long is waited for what is to come.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-async fn poll<F: Future<Output = bool>>(reached: impl Fn() -> F) {
-    poll_for(PATIENCE, reached).await;
-}
-
-async fn poll_for<F: Future<Output = bool>>(patience: Duration, reached: impl Fn() -> F) {
-    let mut looks = tokio::time::interval(Duration::from_millis(100));
-    let wait = async {
-        while !reached().await {
-            looks.tick().await;
-        }
-    };
-    tokio::time::timeout(patience, wait).await.expect("not reached in time");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_newer_than_the_settle_margin_is_there_at_once_however_much_it_is() {
@@ -306,10 +264,8 @@ async fn what_is_newer_than_the_settle_margin_is_there_at_once_however_much_it_i
     let cancel = CancellationToken::new();
     let watch = async {
         // Much less than the margin.
-        poll_for(Duration::from_secs(60), || async {
-            support::mirror::differences(rig.sandbox.state(), app.store.pool()).await.is_empty()
-        })
-        .await;
+        let equal = async || rig.is_equal(&app.store).await;
+        reached("an equal mirror", Duration::from_secs(60), equal).await.unwrap();
         cancel.cancel();
     };
     let (outcome, ()) = tokio::join!(app.run(&cancel, |_| {}), watch);
@@ -343,10 +299,89 @@ async fn the_field_that_carries_the_cursor_is_found_out_again_when_pages_contrad
             rig.sandbox.state().apply_event(rig.sandbox.state().now());
         }
         let app = rig.sync().await;
-        assert_eq!(reading(&app, "cursor").await, name);
+        assert_eq!(reading(&app, "carries the cursor").await, name);
         rig.assert_equal(&app.store).await;
         app.close().await;
     }
+}
+
+/// What was found of each stream's cursor: its bound and its cut.
+async fn comparisons(app: &App) -> Vec<(String, String)> {
+    let readings = app.store.readings().await.unwrap();
+    let answer = |stream: Stream, question: &str| {
+        let found = readings.iter().find(|row| row.stream == stream.name() && row.question == question);
+        found.expect("the question has been asked").answer.clone()
+    };
+    let of = |stream| {
+        (
+            answer(stream, "whether the cursor is inclusive or exclusive"),
+            answer(stream, "what the cursor is cut to"),
+        )
+    };
+    Stream::ALL.map(of).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_way_the_cursor_works_is_found_out_where_the_rows_can_tell() {
+    let nobody = TeamOptions { messages: 0, conversations: 0, contacts: 0, ..TeamOptions::default() };
+    let readings = [
+        Paging::default(),
+        Paging { heeds_limit: false, ..Paging::default() },
+        Paging { cap: 4, ..Paging::default() },
+        Paging {
+            message_cursor: CursorFields::Date,
+            row_cursor: CursorFields::CreatedAt,
+            ..Paging::default()
+        },
+        Paging { conversations: DefaultView::Open, first_page: 0, ..Paging::default() },
+        Paging { updated_order: UpdatedOrder::CursorByDate, heeds_page: false, ..Paging::default() },
+    ];
+    let cuts = [
+        (Precision::Exact, "nothing"),
+        (Precision::Milliseconds, "milliseconds"),
+        (Precision::Seconds, "seconds"),
+    ];
+    for (base, (precision, cut), inclusive) in readings
+        .into_iter()
+        .flat_map(|base| cuts.map(|cut| (base.clone(), cut)))
+        .flat_map(|(base, cut)| [false, true].map(|inclusive| (base.clone(), cut, inclusive)))
+    {
+        let paging = Paging { precision, inclusive, ..base };
+        let told = format!("{paging:?}");
+        let rig =
+            Rig::new(SandboxOptions { team: nobody.clone(), paging, ..SandboxOptions::default() }).await;
+        let state = rig.sandbox.state();
+        let hour = (state.now() - TimeDelta::hours(2)).duration_trunc(TimeDelta::hours(1)).unwrap();
+        for (id, micros) in (1..).zip([-86_400_000_000, 1_000_000, 5_123_456, 5_654_321, 9_000_017]) {
+            let at = hour + TimeDelta::microseconds(micros);
+            state.put_message(Message::plain(id, id, at));
+            state.put_conversation(Conversation::plain(id, at));
+            state.put_contact(Contact::plain(id, at));
+        }
+        let app = rig.sync().await;
+        let bound = if inclusive { "inclusive" } else { "exclusive" };
+        assert_eq!(comparisons(&app).await, vec![(bound.to_owned(), cut.to_owned()); 3], "{told}");
+        let asked = state
+            .page_log()
+            .iter()
+            .filter(|page| page.endpoint == Endpoint::Contacts && page.limit == Some(2))
+            .count();
+        // One of them finds out which field carries the cursor; the one that is not heeded is tried twice.
+        let most = if told.contains("row_cursor: CreatedAt") { 4 } else { 2 };
+        assert!(asked <= most, "{asked} requests, {told}");
+        app.close().await;
+    }
+    // Rows of one time tell nothing.
+    let rig = Rig::new(SandboxOptions { team: nobody, ..SandboxOptions::default() }).await;
+    let at = rig.sandbox.state().now() - TimeDelta::hours(1);
+    for id in 1..5 {
+        rig.sandbox.state().put_message(Message::plain(id, id, at));
+        rig.sandbox.state().put_conversation(Conversation::plain(id, at));
+        rig.sandbox.state().put_contact(Contact::plain(id, at));
+    }
+    let app = rig.sync().await;
+    assert_eq!(comparisons(&app).await, vec![("undecided".to_owned(), "undecided".to_owned()); 3]);
+    app.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,5 +411,58 @@ async fn a_line_whose_reading_changes_loses_what_it_proved_since_the_last_test()
     app.sync(&[], &CancellationToken::new()).await.unwrap();
     assert_eq!(reading(&app, "updated_at").await, "yes");
     rig.assert_equal(&app.store).await;
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_hidden_conversations_ends_when_the_endpoint_shows_them_and_leaves_nothing_unread() {
+    // Small pages, so that the newest one does not show everything.
+    let view = |conversations| Paging { conversations, cap: 20, ..Paging::default() };
+    let paging = view(DefaultView::Open);
+    let rig = Rig::new(SandboxOptions { team: team(2_000), paging, ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    let state = rig.sandbox.state();
+    let key = |line: &str| LineKey {
+        stream: Stream::Conversations,
+        line: line.to_owned(),
+        pass: STANDING.to_owned(),
+    };
+    let closed = app.store.pass(&key("updated/closed")).await.unwrap().unwrap();
+    let main = app.store.pass(&key("updated")).await.unwrap().unwrap();
+
+    // Nothing is closed: nothing can tell.
+    let mut was_closed = Vec::new();
+    for id in state.conversations().into_values().filter(|row| row.is_closed()).map(|row| row.id) {
+        state.change_conversation(id, |row| {
+            was_closed.push((id, std::mem::replace(&mut row.status, "opened".into())))
+        });
+    }
+    age_readings(&app).await;
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    assert_eq!(app.store.pass(&key("updated/closed")).await.unwrap().unwrap().covered, closed.covered);
+    for (id, status) in &was_closed {
+        state.change_conversation(*id, |row| row.status = status.clone());
+    }
+
+    // Closed ones that their line has not read yet, while the other line has read past them.
+    let mut times: Vec<_> =
+        was_closed.iter().map(|(id, _)| state.conversation(*id).unwrap().updated).collect();
+    times.sort();
+    let unread = Interval::new(Some(times[times.len() / 4]), times[times.len() / 2]).unwrap();
+    app.store.withdraw(&key("updated/closed"), unread, "a test").await.unwrap();
+    let delete = "DELETE FROM heymarket.conversations WHERE id = ANY ($1) AND updated >= $2 AND updated < $3";
+    let ids: Vec<_> = was_closed.iter().map(|(id, _)| *id).collect();
+    let delete = sqlx::query(delete).bind(ids).bind(unread.start()).bind(unread.end());
+    assert!(delete.execute(app.store.pool()).await.unwrap().rows_affected() > 0);
+    assert_eq!(main.covered.len(), 1);
+
+    state.set_paging(view(DefaultView::Both));
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    rig.assert_equal(&app.store).await;
+    let coverage = app.store.coverage().await.unwrap();
+    let lines: Vec<_> = coverage.iter().filter(|(key, _)| key.stream == Stream::Conversations).collect();
+    assert!(lines.iter().all(|(key, _)| key.line == "updated"), "{lines:?}");
+    let standing = &lines.iter().find(|(key, _)| key.pass == STANDING).unwrap().1;
+    assert_eq!((standing.covered.len(), standing.covered[0].start()), (1, None));
     app.close().await;
 }

@@ -53,6 +53,21 @@ pub enum TimeField {
     Updated,
 }
 
+/// Which of two copies of a row is newer: that of the greater `rev` (contacts), then of the later `updated`. What is
+/// not set is least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub rev: Option<i64>,
+    pub updated: Option<DateTime<Utc>>,
+}
+
+impl Version {
+    /// Whether nothing is set.
+    pub fn is_unknown(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// JSON text that PostgreSQL's `jsonb` accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json(pub String);
@@ -82,6 +97,12 @@ pub struct Message {
     pub extra: Option<Json>,
     /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
     pub raw: Bytes,
+}
+
+impl Message {
+    pub fn version(&self) -> Version {
+        Version { rev: None, updated: self.updated }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +135,12 @@ pub struct Conversation {
     pub extra: Option<Json>,
     /// The row's bytes as they came, a slice of its page's body; empty if it was not read from any.
     pub raw: Bytes,
+}
+
+impl Conversation {
+    pub fn version(&self) -> Version {
+        Version { rev: None, updated: self.updated }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,6 +181,12 @@ pub struct Contact {
     pub raw: Bytes,
 }
 
+impl Contact {
+    pub fn version(&self) -> Version {
+        Version { rev: self.rev, updated: self.updated }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
     pub id: String,
@@ -169,6 +202,8 @@ pub struct Reject {
     pub stream: Stream,
     /// The row's id as text, where it is known.
     pub source_id: Option<String>,
+    /// The row's version, as far as it could be read: only a row as new resolves the reject.
+    pub version: Version,
     /// The row landed, without the fields that `reason` names.
     pub partial: bool,
     /// Which fields could not be read and why; never holds a value of the row.

@@ -1,9 +1,9 @@
 //! What is written together: rows, what they prove, and what was spent on them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::{
-    api::model::{Contact, Conversation, Message, Reject, Rows, Stream},
+    api::model::{Contact, Conversation, Message, Reject, Rows, Stream, Version},
     interval::Interval,
 };
 
@@ -20,8 +20,9 @@ pub struct Batch {
     pub rejects: Vec<Reject>,
     /// Pages that were no list of rows.
     pub pages: Vec<UnreadablePage>,
-    /// Source ids among `rejects` that a page read later brought readable; [`Batch::push`] finds them.
-    pub reread: HashSet<(Stream, String)>,
+    /// Source ids among `rejects` that no page read later brought readable and as new, with the version refused;
+    /// [`Batch::push`] finds them.
+    pub unread: HashMap<(Stream, String), Version>,
     /// Intervals that the rows of this batch, with what is held already, prove.
     pub proofs: Vec<(LineKey, Interval)>,
     pub tallies: Vec<Tally>,
@@ -40,22 +41,29 @@ pub struct Tally {
 impl Batch {
     /// Appends the rows of a page that was read after all that is here.
     pub fn push(&mut self, rows: Rows) {
-        if !self.rejects.is_empty() {
-            let earlier: HashSet<_> = self.rejects.iter().filter_map(identity).collect();
-            let mut seen = HashSet::new();
-            seen.extend(rows.messages.iter().map(|row| (Stream::Messages, row.id.to_string())));
-            seen.extend(rows.conversations.iter().map(|row| (Stream::Conversations, row.id.to_string())));
-            seen.extend(rows.contacts.iter().map(|row| (Stream::Contacts, row.id.to_string())));
-            self.reread.extend(seen.into_iter().filter(|row| earlier.contains(row)));
+        if !self.unread.is_empty() {
+            rows.messages.iter().for_each(|row| self.read(Stream::Messages, row.id, row.version()));
+            rows.conversations.iter().for_each(|row| self.read(Stream::Conversations, row.id, row.version()));
+            rows.contacts.iter().for_each(|row| self.read(Stream::Contacts, row.id, row.version()));
         }
-        for unreadable in rows.rejects.iter().filter_map(identity) {
-            self.reread.remove(&unreadable);
+        for reject in &rows.rejects {
+            if let Some(id) = reject.source_id.clone() {
+                let refused = self.unread.entry((reject.stream, id)).or_default();
+                *refused = reject.version.max(*refused);
+            }
         }
         self.messages.extend(rows.messages);
         self.conversations.extend(rows.conversations);
         self.embedded.extend(rows.embedded);
         self.contacts.extend(rows.contacts);
         self.rejects.extend(rows.rejects);
+    }
+
+    fn read(&mut self, stream: Stream, id: i64, version: Version) {
+        let row = (stream, id.to_string());
+        if self.unread.get(&row).is_some_and(|refused| version >= *refused) {
+            self.unread.remove(&row);
+        }
     }
 
     /// Whether there is nothing to write.
@@ -80,24 +88,20 @@ impl Batch {
             + self.rejects.iter().map(|reject| reject.payload.len()).sum::<usize>()
     }
 
-    /// Source ids of `stream` whose latest reading in this batch was a reject.
-    pub(super) fn unreadable(&self, stream: Stream) -> HashSet<&str> {
-        self.rejects
-            .iter()
-            .filter(|reject| reject.stream == stream)
-            .filter(|reject| identity(reject).is_none_or(|id| !self.reread.contains(&id)))
-            .filter_map(|reject| reject.source_id.as_deref())
-            .collect()
+    /// Whether the row was refused in this batch, in this version or a newer or unknown one, and not read since.
+    pub(super) fn is_unread(&self, stream: Stream, id: i64, version: Version) -> bool {
+        let refused = self.unread.get(&(stream, id.to_string()));
+        refused.is_some_and(|refused| refused.is_unknown() || *refused >= version)
     }
 
     /// One version of each message, by ascending id: the newest; of equal ones, that read later.
     pub(super) fn newest_messages(&self) -> Vec<&Message> {
-        newest(self.messages.iter(), |row| row.id, |row| row.updated)
+        newest(self.messages.iter(), |row| row.id, |row| row.version())
     }
 
     /// One version of each contact: the greatest `rev`, then the newest; of equal ones, that read later.
     pub(super) fn newest_contacts(&self) -> Vec<&Contact> {
-        newest(self.contacts.iter(), |row| row.id, |row| (row.rev, row.updated))
+        newest(self.contacts.iter(), |row| row.id, |row| row.version())
     }
 
     /// One version of each conversation, and whether it came embedded: the newest; of equal ones, one
@@ -105,12 +109,8 @@ impl Batch {
     pub(super) fn newest_conversations(&self) -> Vec<(&Conversation, bool)> {
         let listed = self.conversations.iter().map(|row| (row, false));
         let embedded = self.embedded.iter().map(|row| (row, true));
-        newest(listed.chain(embedded), |(row, _)| row.id, |(row, embedded)| (row.updated, !embedded))
+        newest(listed.chain(embedded), |(row, _)| row.id, |(row, embedded)| (row.version(), !embedded))
     }
-}
-
-fn identity(reject: &Reject) -> Option<(Stream, String)> {
-    reject.source_id.clone().map(|id| (reject.stream, id))
 }
 
 /// One row of each id, by ascending id: that of the greatest version, the last of several such.
@@ -152,10 +152,11 @@ mod tests {
         }
     }
 
-    fn reject(id: &str) -> Reject {
+    fn reject(id: i64, updated: Option<i64>) -> Reject {
         Reject {
             stream: Stream::Messages,
-            source_id: Some(id.to_owned()),
+            source_id: Some(id.to_string()),
+            version: message(id, updated, "").version(),
             partial: true,
             reason: "date".to_owned(),
             payload: "{}".into(),
@@ -228,23 +229,32 @@ mod tests {
     }
 
     #[test]
-    fn a_reject_read_again_readable_is_not_unreadable() {
-        let bad = || Rows {
-            messages: vec![message(7, None, "cut")],
-            rejects: vec![reject("7")],
+    fn a_reject_is_read_again_by_a_later_page_that_is_as_new() {
+        let bad = |updated| Rows {
+            messages: vec![message(7, updated, "cut")],
+            rejects: vec![reject(7, updated)],
             ..Rows::default()
         };
-        let good = || Rows { messages: vec![message(7, None, "whole")], ..Rows::default() };
+        let good = |updated| Rows { messages: vec![message(7, updated, "whole")], ..Rows::default() };
+        let (old, new) = (Some(1), Some(2));
         let cases = [
-            ("bad alone", vec![bad()], true),
-            ("good after bad", vec![bad(), good()], false),
-            ("bad after good", vec![good(), bad()], true),
-            ("bad, good, bad", vec![bad(), good(), bad()], true),
+            ("bad alone", vec![bad(old)], true),
+            ("good after bad", vec![bad(old), good(old)], false),
+            ("bad after good", vec![good(old), bad(old)], true),
+            ("bad, good, bad", vec![bad(old), good(old), bad(old)], true),
+            ("newer after bad", vec![bad(old), good(new)], false),
+            ("older after bad", vec![bad(new), good(old)], true),
+            ("older, then as new", vec![bad(new), good(old), good(new)], false),
+            ("an older one bad after good", vec![good(new), bad(old)], false),
+            ("two bad, then the older good", vec![bad(old), bad(new), good(old)], true),
+            ("of unknown version", vec![good(new), bad(None)], true),
+            ("good after one of unknown version", vec![bad(None), good(old)], false),
         ];
-        for (name, pages, unreadable) in cases {
+        for (name, pages, unread) in cases {
             let mut batch = Batch::default();
             pages.into_iter().for_each(|page| batch.push(page));
-            assert_eq!(batch.unreadable(Stream::Messages).contains("7"), unreadable, "{name}");
+            let newest = batch.newest_messages()[0].version();
+            assert_eq!(batch.is_unread(Stream::Messages, 7, newest), unread, "{name}");
         }
     }
 }

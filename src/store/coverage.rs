@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use crate::api::model::Stream;
 use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 
@@ -109,6 +110,20 @@ impl Store {
         .execute(&self.pool)
         .await
         .map_err(StoreError::query("ending a pass"))?;
+        Ok(())
+    }
+
+    /// Drops the record of all passes of a line that is not needed any longer. What other lines proved without its
+    /// rows is withdrawn before.
+    pub async fn end_line(&self, stream: Stream, line: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "DELETE FROM heymarket_sync.coverage WHERE stream = $1 AND line = $2",
+            stream.name(),
+            line,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::query("ending a line"))?;
         Ok(())
     }
 

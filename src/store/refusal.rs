@@ -93,16 +93,21 @@ impl Part<'_> {
     fn set_aside(self, error: &StoreError, refused: &mut Refused) {
         let row = match self {
             Self::Conversations(rows) => {
-                rows.first().map(|(row, _)| (Stream::Conversations, row.id, &row.raw))
+                rows.first().map(|(row, _)| (Stream::Conversations, row.id, row.version(), &row.raw))
             }
-            Self::Messages(rows) => rows.first().map(|row| (Stream::Messages, row.id, &row.raw)),
-            Self::Contacts(rows) => rows.first().map(|row| (Stream::Contacts, row.id, &row.raw)),
+            Self::Messages(rows) => {
+                rows.first().map(|row| (Stream::Messages, row.id, row.version(), &row.raw))
+            }
+            Self::Contacts(rows) => {
+                rows.first().map(|row| (Stream::Contacts, row.id, row.version(), &row.raw))
+            }
         };
-        let Some((stream, id, raw)) = row else { return };
+        let Some((stream, id, version, raw)) = row else { return };
         refused.places.insert((stream, id), refused.rejects.len());
         refused.rejects.push(Reject {
             stream,
             source_id: Some(id.to_string()),
+            version,
             partial: false,
             reason: format!("PostgreSQL refused it (SQLSTATE {})", error.sqlstate().unwrap_or_default()),
             payload: raw.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::api::model::{Reject, Stream};
+use crate::api::model::{Reject, Stream, Version};
 
 use super::{Batch, Store, StoreError, refusal::Refused};
 
@@ -103,8 +103,9 @@ impl Store {
     }
 }
 
-/// Sets `rejects` aside: one row per source id, or per payload where the id is unknown, with the latest
-/// payload and reason. Returns how many rows that wrote.
+/// Sets `rejects` aside: one row per source id, or per payload where the id is unknown, with the payload and reason
+/// of the newest version, the latest of several such. An unknown version may be the newest. Returns how many rows
+/// that wrote.
 pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
     if rejects.is_empty() {
         return Ok(0);
@@ -114,27 +115,39 @@ pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -
     let partials: Vec<_> = rejects.iter().map(|reject| reject.partial).collect();
     let reasons: Vec<_> = rejects.iter().map(|reject| reject.reason.as_str()).collect();
     let payloads: Vec<_> = rejects.iter().map(|reject| &reject.payload[..]).collect();
+    let revs: Vec<_> = rejects.iter().map(|reject| reject.version.rev).collect();
+    let updated: Vec<_> = rejects.iter().map(|reject| reject.version.updated).collect();
     let written = sqlx::query!(
         r#"
-        INSERT INTO heymarket_sync.rejects AS held (stream, source_id, partial, reason, payload, times)
+        INSERT INTO heymarket_sync.rejects AS held (
+            stream, source_id, partial, reason, payload, times, rev, updated)
         SELECT DISTINCT ON (i.stream, i.identity)
                i.stream, i.source_id, i.partial, i.reason, i.payload,
-               count(*) OVER (PARTITION BY i.stream, i.identity)
+               count(*) OVER (PARTITION BY i.stream, i.identity), i.rev, i.updated
         FROM (
             SELECT *, coalesce('id ' || source_id, 'sha256 ' || encode(sha256(payload), 'hex')) AS identity
-            FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::bytea[])
-                 WITH ORDINALITY AS i (stream, source_id, partial, reason, payload, position)
+            FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::bytea[], $6::bigint[],
+                        $7::timestamptz[])
+                 WITH ORDINALITY AS i (stream, source_id, partial, reason, payload, rev, updated, position)
         ) i
-        ORDER BY i.stream, i.identity, i.position DESC
+        ORDER BY i.stream, i.identity, (i.rev IS NULL AND i.updated IS NULL) DESC,
+                 coalesce(i.rev, '-9223372036854775808') DESC, coalesce(i.updated, '-infinity') DESC,
+                 i.position DESC
         ON CONFLICT (stream, identity) DO UPDATE
         SET partial = excluded.partial, reason = excluded.reason, payload = excluded.payload,
-            last_seen = excluded.last_seen, times = held.times + excluded.times, resolved_at = NULL
+            last_seen = excluded.last_seen, times = held.times + excluded.times, resolved_at = NULL,
+            rev = excluded.rev, updated = excluded.updated
+        WHERE excluded.rev IS NULL AND excluded.updated IS NULL
+           OR (coalesce(excluded.rev, '-9223372036854775808'), coalesce(excluded.updated, '-infinity'))
+              >= (coalesce(held.rev, '-9223372036854775808'), coalesce(held.updated, '-infinity'))
         "#,
         streams as _,
         source_ids as _,
         &partials,
         reasons as _,
         payloads as _,
+        revs as _,
+        updated as _,
     )
     .execute(connection)
     .await
@@ -143,7 +156,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -
 }
 
 /// Resolves the rejects of rows that this batch brought readable, where the version held is the one that
-/// it brought. Embedded conversations resolve nothing: they may be shorter than the row itself.
+/// it brought, and not older than the one refused. Embedded conversations resolve nothing: they may be shorter than the row itself.
 pub(super) async fn resolve(
     connection: &mut PgConnection,
     batch: &Batch,
@@ -162,54 +175,42 @@ pub(super) async fn resolve(
     .await
     .map_err(StoreError::query("looking for open rejects"))?;
     for stream in Stream::ALL.into_iter().filter(|stream| open.iter().any(|name| name == stream.name())) {
-        let mut versions: Vec<Version> = match stream {
-            Stream::Messages => {
-                batch.newest_messages().iter().map(|row| (row.id, None, row.updated)).collect()
-            }
+        let mut rows: Vec<(i64, Version)> = match stream {
+            Stream::Messages => batch.newest_messages().iter().map(|row| (row.id, row.version())).collect(),
             Stream::Conversations => {
                 let newest = batch.newest_conversations();
                 let listed = newest.iter().filter(|(_, embedded)| !embedded);
-                listed.map(|(row, _)| (row.id, None, row.updated)).collect()
+                listed.map(|(row, _)| (row.id, row.version())).collect()
             }
-            Stream::Contacts => {
-                batch.newest_contacts().iter().map(|row| (row.id, row.rev, row.updated)).collect()
-            }
+            Stream::Contacts => batch.newest_contacts().iter().map(|row| (row.id, row.version())).collect(),
         };
-        versions.retain(|(id, ..)| refused.reason(stream, *id).is_none());
-        resolve_stream(connection, batch, stream, &versions).await?;
+        rows.retain(|(id, version)| {
+            refused.reason(stream, *id).is_none() && !batch.is_unread(stream, *id, *version)
+        });
+        resolve_stream(connection, stream, &rows).await?;
     }
     Ok(())
 }
 
-/// A row's id, its `rev` (contacts) and its `updated`.
-type Version = (i64, Option<i64>, Option<DateTime<Utc>>);
-
 async fn resolve_stream(
     connection: &mut PgConnection,
-    batch: &Batch,
     stream: Stream,
-    versions: &[Version],
+    rows: &[(i64, Version)],
 ) -> Result<(), StoreError> {
-    let unreadable = batch.unreadable(stream);
-    let mut source_ids = Vec::new();
-    let (mut ids, mut revs, mut times) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, rev, updated) in versions {
-        let source_id = id.to_string();
-        if !unreadable.contains(source_id.as_str()) {
-            source_ids.push(source_id);
-            ids.push(*id);
-            revs.push(*rev);
-            times.push(*updated);
-        }
-    }
-    if ids.is_empty() {
+    if rows.is_empty() {
         return Ok(());
     }
+    let source_ids: Vec<_> = rows.iter().map(|(id, _)| id.to_string()).collect();
+    let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
+    let revs: Vec<_> = rows.iter().map(|(_, version)| version.rev).collect();
+    let times: Vec<_> = rows.iter().map(|(_, version)| version.updated).collect();
     sqlx::query!(
         r#"
         UPDATE heymarket_sync.rejects r SET resolved_at = now(), retry_requested_at = NULL
         FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS i (source_id, id, rev, updated)
         WHERE r.stream = $1 AND r.source_id = i.source_id AND r.resolved_at IS NULL
+          AND (coalesce(i.rev, '-9223372036854775808'), coalesce(i.updated, '-infinity'))
+              >= (coalesce(r.rev, '-9223372036854775808'), coalesce(r.updated, '-infinity'))
           AND CASE $1
               WHEN 'messages' THEN EXISTS (
                   SELECT FROM heymarket.messages h WHERE h.id = i.id AND h.updated IS NOT DISTINCT FROM i.updated)

@@ -55,7 +55,7 @@ impl Handed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::model::{Message, Reject, Stream};
+    use crate::api::model::{Message, Reject, Stream, Version};
 
     /// Rows as `(id, second, text)`.
     fn page(rows: &[(i64, i64, &'static str)]) -> Rows {
@@ -121,6 +121,7 @@ mod tests {
             partial: true,
             reason: "date".to_owned(),
             payload: "a".into(),
+            version: Version::default(),
         });
         handed.reduce(&mut partial);
         assert_eq!(partial.messages.len(), 1);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::model::Stream;
-use crate::store::{BACKFILL, STANDING};
+use crate::store::{BACKFILL, STANDING, Store};
 
 use super::line::Line;
 use super::line_task::Duty;
@@ -63,21 +63,59 @@ impl Lines {
         Ok(())
     }
 
+    /// Ends a line whose rows the main line shows now. Where it had not read them yet, the main line had read past
+    /// them: that is taken back.
+    pub(super) async fn end(&mut self, line: &Line) -> Result<(), SyncError> {
+        let passes = async |store: &Store| -> Result<Vec<_>, SyncError> {
+            let mut coverage = store.coverage().await?;
+            coverage.retain(|(key, _)| key.stream == line.stream && key.line == line.name());
+            Ok(coverage)
+        };
+        let store = self.engine.store.clone();
+        if passes(&store).await?.is_empty() {
+            return Ok(());
+        }
+        let main = Line::main(line.stream);
+        self.stop(line.name()).await?;
+        self.stop(main.name()).await?;
+        let reason = "rows of another line that were not read are on this one now";
+        for (key, state) in passes(&store).await? {
+            let shown_by = main.key(&key.pass);
+            if key.pass.starts_with(BACKFILL) {
+                let (from, to) = (state.wanted_from, state.wanted_to);
+                store.begin_pass(&shown_by, from, to, state.started_at).await?;
+            }
+            let shown = store.pass(&shown_by).await?;
+            for part in shown.into_iter().flat_map(|shown| shown.covered) {
+                for unread in store.gaps(&key, part).await? {
+                    store.withdraw(&shown_by, unread, reason).await?;
+                }
+            }
+        }
+        store.end_line(line.stream, line.name()).await?;
+        info!(stream = %line.stream, line = line.name(), "the line ends: the endpoint's own list shows its rows");
+        Ok(())
+    }
+
     /// Stops the line and takes back what it proved since its reading was confirmed last.
     pub(super) async fn withdraw(&mut self, line: &Line) -> Result<(), SyncError> {
-        if let Some(stop) = self.running.get(line) {
+        self.stop(line.name()).await?;
+        let reason = "the API reads its documentation differently now";
+        self.engine.store.withdraw_unconfirmed(&line.key(STANDING), reason).await?;
+        Ok(())
+    }
+
+    /// Stops the lines of this name, and waits until what they proved is written.
+    async fn stop(&mut self, name: &str) -> Result<(), SyncError> {
+        for (_, stop) in self.running.iter().filter(|(line, _)| line.name() == name) {
             stop.cancel();
         }
-        while self.running.contains_key(line)
+        while self.running.keys().any(|line| line.name() == name)
             && let Some(ended) = self.tasks.join_next().await
         {
             self.ended(ended)?;
         }
-        // What the line's walks proved last may still wait for the database.
-        self.engine.reader.writer.flush().await?;
-        let reason = "the API reads its documentation differently now";
-        self.engine.store.withdraw_unconfirmed(&line.key(STANDING), reason).await?;
-        Ok(())
+        Ok(self.engine.reader.writer.flush().await?)
     }
 
     /// Watches over the lines for `time`, or until a walk doubts what they rest on.

@@ -255,6 +255,9 @@ impl Engine {
             for line in &surveyed.contradicted {
                 lines.withdraw(line).await?;
             }
+            for line in &surveyed.needless {
+                lines.end(line).await?;
+            }
             if !surveyed.contradicted.is_empty() {
                 crash::pass(CrashPoint::Contradicted);
             }

@@ -26,6 +26,8 @@ pub(super) struct Surveyed {
     pub lines: Vec<Line>,
     /// Lines whose reading has changed: what they proved since the last positive test is withdrawn.
     pub contradicted: Vec<Line>,
+    /// Lines whose rows the main line has been found to show.
+    pub needless: Vec<Line>,
     /// Lines whose reading a test has just confirmed.
     confirmed: Vec<Line>,
     decided: bool,
@@ -82,6 +84,7 @@ impl Engine {
         Some(Surveyed {
             lines: lines(stream, found, &[]),
             contradicted: Vec::new(),
+            needless: Vec::new(),
             confirmed: Vec::new(),
             decided: true,
             findings: Vec::new(),
@@ -112,14 +115,15 @@ impl Engine {
         Surveyed {
             lines: lines(stream, found, &survey.hidden),
             contradicted,
+            needless: needless(stream, &survey),
             confirmed,
             decided: needed(stream).iter().all(|question| now(*question) != Answer::Undecided),
             findings: survey.findings,
         }
     }
 
-    /// Records what a survey found. Comes after the withdrawal of what it contradicts: a process that dies between
-    /// the two finds the contradiction again.
+    /// Records what a survey found. Comes after the withdrawal of what it contradicts, and after the end of needless
+    /// lines: a process that dies in between finds the same again.
     pub(super) async fn record(&self, stream: Stream, surveyed: &Surveyed) -> Result<(), SyncError> {
         for finding in &surveyed.findings {
             let (question, answer) = (finding.question.to_string(), finding.answer.to_string());
@@ -175,11 +179,16 @@ impl Recorded {
     /// Whether the answers have to be found twice: they contradict what was found before, or say that a line cannot
     /// be used at all.
     fn is_doubtful(&self, survey: &Survey) -> bool {
-        [Question::CursorField, Question::Changes].into_iter().any(|question| {
-            let now = survey.answer(question);
-            self.is_contradicted(survey, question)
-                || self.answer(question) == Answer::Undecided && matches!(now, Answer::No | Answer::NoField)
-        })
+        let contradicts = |question: &Question| self.is_contradicted(survey, *question);
+        let rules_out = |question: &Question| {
+            let now = survey.answer(*question);
+            self.answer(*question) == Answer::Undecided && matches!(now, Answer::No | Answer::NoField)
+        };
+        let lines = [Question::CursorField, Question::Changes];
+        lines.iter().any(|question| contradicts(question) || rules_out(question))
+            || [Question::Closed, Question::Archived, Question::CursorBound, Question::CursorCut]
+                .iter()
+                .any(contradicts)
     }
 }
 
@@ -204,6 +213,14 @@ fn found(answer: impl Fn(Question) -> Answer) -> Found {
         },
         changes_are_seen: answer(Question::Changes) == Answer::Yes,
     }
+}
+
+fn needless(stream: Stream, survey: &Survey) -> Vec<Line> {
+    [(Question::Closed, View::Closed { inboxes: Vec::new() }), (Question::Archived, View::Archived)]
+        .into_iter()
+        .filter(|(question, _)| survey.answer(*question) == Answer::No)
+        .map(|(_, view)| Line::new(stream, TimeField::Updated, view))
+        .collect()
 }
 
 fn lines(stream: Stream, found: Found, hidden: &[View]) -> Vec<Line> {

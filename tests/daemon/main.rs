@@ -22,13 +22,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use heymarket_sync::sandbox::{
-    Endpoint, RateLimit, Sandbox, SandboxCredentials, SandboxOptions, SandboxState, TeamOptions,
+    Endpoint, RateLimit, Sandbox, SandboxCredentials, SandboxOptions, SandboxState,
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use support::database::{TestDatabase, database};
 use support::mirror::{assert_equals, differences};
 use support::process::{Ended, Process, reached};
+use support::team::team;
 
 /// How long the mirror may take to become equal.
 const EQUAL: Duration = Duration::from_secs(20);
@@ -221,15 +222,6 @@ impl Rig {
         let ended = daemon.ended(STOP).await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
         assert_hidden(&ended.output());
-    }
-}
-
-fn team(messages: usize) -> TeamOptions {
-    TeamOptions {
-        messages,
-        conversations: messages / 10,
-        contacts: messages * 3 / 40,
-        ..TeamOptions::default()
     }
 }
 

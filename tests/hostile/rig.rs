@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::app::{App, AppError};
-use heymarket_sync::config::{self, Settings, Sources};
-use heymarket_sync::sandbox::{
-    PageRead, RateLimit, Sandbox, SandboxOptions, SandboxSecret, SandboxState, TeamOptions,
-};
+use heymarket_sync::config::Settings;
+use heymarket_sync::sandbox::{PageRead, RateLimit, Sandbox, SandboxOptions, SandboxState, TeamOptions};
 use heymarket_sync::store::Store;
 use heymarket_sync::sync::scheduler::SyncError;
 use sqlx::PgPool;
@@ -16,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::database::{TestDatabase, database};
+use crate::support::settings;
 
 /// Requests of one sync, at most: beyond it is an endless loop.
 const REQUESTS_MAX: u64 = 8_000;
@@ -162,26 +161,7 @@ impl Rig {
     }
 
     fn settings(&self) -> Settings {
-        let SandboxSecret { id, key } = self.sandbox.credentials().secrets[0].clone();
-        let well_known = [
-            ("HEYMARKET_API_BASE_URL", self.sandbox.base_url()),
-            ("HEYMARKET_API_SECRET_ID", id),
-            ("HEYMARKET_API_SECRET_KEY", key),
-            ("DATABASE_URL", self.database.url().to_owned()),
-            ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
-        ];
-        let own = self.settings.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
-        let environment =
-            well_known.into_iter().map(|(name, value)| (name.into(), value.into())).chain(own).collect();
-        let nowhere = std::path::PathBuf::from("nowhere");
-        let sources = Sources {
-            config_file: None,
-            working_dir: nowhere.clone(),
-            system_file: nowhere,
-            environment,
-            flags: Vec::new(),
-        };
-        config::load(&sources).unwrap().settings
+        settings::between(&self.sandbox, &self.database, &self.settings)
     }
 }
 

@@ -8,4 +8,6 @@ pub mod mirror;
 pub mod process;
 pub mod relay;
 pub mod server;
+pub mod settings;
+pub mod team;
 pub mod tls;

@@ -10,20 +10,23 @@ use super::{
     row::Row,
     scan::{Fault, Fields},
 };
-use crate::api::model::{Contact, Note, Rows, Stream, TimeField};
+use crate::api::model::{Contact, Note, Rows, Stream, TimeField, Version};
 
 /// Reads one contact into `rows`.
 pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = Row { stream: Stream::Contacts, raw };
+    let row = |version| Row { stream: Stream::Contacts, raw, version };
     let Draft { id, mut contact, extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row.set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
     };
+    // A revision that cannot be read may be the newest.
+    let version = if extra.reason("rev").is_none() { contact.version() } else { Version::default() };
+    let row = row(version);
     let place = placed_by.map(|_| ("updated", contact.updated));
     if let Some(id) = row.admit(id, place, &extra, rows) {
         contact.id = id;
         contact.raw = raw.clone();
-        contact.extra = extra.finish(Stream::Contacts, id, raw, &mut rows.rejects);
+        contact.extra = extra.finish(row, id, &mut rows.rejects);
         rows.contacts.push(contact);
     }
 }

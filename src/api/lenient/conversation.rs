@@ -13,20 +13,21 @@ use super::{
     scalar,
     scan::{Fault, Fields},
 };
-use crate::api::model::{Conversation, Member, Rows, Stream, TimeField};
+use crate::api::model::{Conversation, Member, Rows, Stream, TimeField, Version};
 
 /// Reads one row of the conversations endpoints into `rows`.
 pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = Row { stream: Stream::Conversations, raw };
+    let row = |version| Row { stream: Stream::Conversations, raw, version };
     let Draft { id, mut conversation, extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row.set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
     };
+    let row = row(conversation.version());
     let place = placed_by.map(|_| ("updated", conversation.updated));
     if let Some(id) = row.admit(id, place, &extra, rows) {
         conversation.id = id;
         conversation.raw = raw.clone();
-        conversation.extra = extra.finish(Stream::Conversations, id, raw, &mut rows.rejects);
+        conversation.extra = extra.finish(row, id, &mut rows.rejects);
         rows.conversations.push(conversation);
     }
 }
@@ -46,7 +47,8 @@ pub(super) fn read_embedded(is_held: IsHeld<'_>, raw: &Bytes, rows: &mut Rows) -
     let Some(id) = id else { return Err(format!("its id: {}", extra.reason("id").unwrap_or("not set"))) };
     conversation.id = id;
     conversation.raw = raw.clone();
-    conversation.extra = extra.finish(Stream::Conversations, id, raw, &mut rows.rejects);
+    let row = Row { stream: Stream::Conversations, raw, version: conversation.version() };
+    conversation.extra = extra.finish(row, id, &mut rows.rejects);
     rows.embedded.push(conversation);
     Ok(id)
 }

@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::{json, scalar, scan::Value};
-use crate::api::model::{Json, Reject, Stream};
+use super::{json, row::Row, scalar, scan::Value};
+use crate::api::model::{Json, Reject};
 
 /// Gathers the unknown fields of one object, and the known ones that could not be read.
 ///
@@ -104,13 +103,14 @@ impl<'a> Extra<'a> {
 
     /// The `_extra` column of a row that lands, whose unread fields are listed in `rejects`.
     #[inline]
-    pub fn finish(self, stream: Stream, id: i64, raw: &Bytes, rejects: &mut Vec<Reject>) -> Option<Json> {
+    pub fn finish(self, row: Row<'_>, id: i64, rejects: &mut Vec<Reject>) -> Option<Json> {
         if self.is_empty() {
             return None;
         }
         if let Some(reason) = self.reasons() {
+            let Row { stream, raw, version } = row;
             let source_id = Some(id.to_string());
-            rejects.push(Reject { stream, source_id, partial: true, reason, payload: raw.clone() });
+            rejects.push(Reject { stream, source_id, version, partial: true, reason, payload: raw.clone() });
         }
         let mut fields = self.unknown;
         for Kept { name, value, .. } in &self.kept {

@@ -9,19 +9,20 @@ use super::{
     scalar,
     scan::{Fault, Fields, Kind, Value},
 };
-use crate::api::model::{Message, Rows, Stream, TimeField};
+use crate::api::model::{Message, Rows, Stream, TimeField, Version};
 
 /// Reads one message into `rows`, and its conversation unless it is held, which counts even if the message is set
 /// aside.
 pub(super) fn read(is_held: IsHeld<'_>, placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = Row { stream: Stream::Messages, raw };
+    let row = |version| Row { stream: Stream::Messages, raw, version };
     let Draft { id, mut message, embedded, mut extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row.set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
     };
     if let Some(value) = embedded {
         message.conversation_id = read_conversation(is_held, raw, value, &mut extra, rows);
     }
+    let row = row(message.version());
     let place = placed_by.map(|field| match field {
         TimeField::Date => ("date", message.date),
         TimeField::Updated => ("updated", message.updated),
@@ -29,7 +30,7 @@ pub(super) fn read(is_held: IsHeld<'_>, placed_by: Option<TimeField>, raw: &Byte
     if let Some(id) = row.admit(id, place, &extra, rows) {
         message.id = id;
         message.raw = raw.clone();
-        message.extra = extra.finish(Stream::Messages, id, raw, &mut rows.rejects);
+        message.extra = extra.finish(row, id, &mut rows.rejects);
         rows.messages.push(message);
     }
 }
@@ -44,9 +45,7 @@ fn read_conversation<'a>(
 ) -> Option<i64> {
     let id = match value.kind {
         Kind::Object if conversation::is_empty(value.raw) => Ok(None),
-        Kind::Object => {
-            conversation::read_embedded(is_held, &message.slice_ref(value.raw), rows).map(Some)
-        },
+        Kind::Object => conversation::read_embedded(is_held, &message.slice_ref(value.raw), rows).map(Some),
         _ => scalar::integer(value).map_err(|reason| format!("neither an object nor an id, but {reason}")),
     };
     id.unwrap_or_else(|reason| {

@@ -4,13 +4,15 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::extra::Extra;
-use crate::api::model::{Reject, Rows, Stream};
+use crate::api::model::{Reject, Rows, Stream, Version};
 
 /// A row of a stream, as it came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'a> {
     pub stream: Stream,
     pub raw: &'a Bytes,
+    /// As far as it could be read.
+    pub version: Version,
 }
 
 impl Row<'_> {
@@ -45,6 +47,7 @@ impl Row<'_> {
         rows.rejects.push(Reject {
             stream: self.stream,
             source_id: id.map(|id| id.to_string()),
+            version: self.version,
             partial: false,
             reason,
             payload: self.raw.clone(),

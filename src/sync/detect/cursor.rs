@@ -1,4 +1,4 @@
-//! Which field carries the cursor, and how many rows a page has.
+//! Which field carries the cursor and which way, and how many rows a page has.
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
@@ -6,6 +6,7 @@ use crate::api::endpoints::CursorField;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::model::Stream;
 
+use super::comparison::Comparisons;
 use super::{Answer, Finding, Probe, Question};
 use crate::sync::line::Line;
 use crate::sync::walk::Place;
@@ -13,9 +14,9 @@ use crate::sync::walk::Place;
 /// How often a field is tried before it counts as ignored, or as obeyed by empty pages.
 const TRIES: usize = 2;
 
-/// Which field carries the cursor, and the page that the test began with.
+/// Which field carries the cursor and which way, and the page that the test began with.
 pub(super) struct CursorTest {
-    pub finding: Finding,
+    pub findings: Vec<Finding>,
     /// Rows that came where [`Probe::limit`] were asked for.
     pub elements: usize,
 }
@@ -26,10 +27,11 @@ impl Probe<'_> {
         let top = self.page(&line, None, None, self.limit).await?;
         let elements = top.elements;
         let test = |answer, evidence: String| CursorTest {
-            finding: Finding::new(Question::CursorField, answer, evidence),
+            findings: vec![Finding::new(Question::CursorField, answer, evidence)],
             elements,
         };
-        let Some(cursor) = telling_cursor(&top.placed) else {
+        let mut comparisons = Comparisons::new(&top.placed);
+        let Some(cursor) = comparisons.telling_cursor().or_else(|| cursor_below(&top.placed)) else {
             return Ok(test(Answer::Undecided, "there are no rows".to_owned()));
         };
         let documented = line.cursor_field();
@@ -38,9 +40,16 @@ impl Probe<'_> {
             CursorField::Date => CursorField::CreatedAt,
         };
         for field in [documented, other] {
-            if self.obeys(&line, field, cursor).await? {
+            if let Some(below) = self.obeys(&line, field, cursor).await? {
+                comparisons.saw(cursor, &below);
+                if let Some(cursor) = comparisons.telling_cursor() {
+                    let below = self.page(&line, Some(field), Some(cursor), 2).await?.placed;
+                    comparisons.saw(cursor, &below);
+                }
                 let evidence = "nothing newer than the cursor came back".to_owned();
-                return Ok(test(Answer::Field(field), evidence));
+                let mut obeyed = test(Answer::Field(field), evidence);
+                obeyed.findings.extend(comparisons.findings());
+                return Ok(obeyed);
             }
         }
         let evidence =
@@ -48,28 +57,34 @@ impl Probe<'_> {
         Ok(test(Answer::NoField, evidence))
     }
 
-    /// Whether `field` is obeyed as a cursor. An empty page may be a slip, and so may one newer row.
-    async fn obeys(self, line: &Line, field: CursorField, cursor: DateTime<Utc>) -> Result<bool, ApiError> {
+    /// The rows that come below the cursor, if `field` is obeyed as one. An empty page may be a slip, and so may one
+    /// newer row.
+    async fn obeys(
+        self,
+        line: &Line,
+        field: CursorField,
+        cursor: DateTime<Utc>,
+    ) -> Result<Option<Vec<Place>>, ApiError> {
         let mut empty = 0;
         for _ in 0..TRIES {
             let below = match self.page(line, Some(field), Some(cursor), 2).await {
                 Ok(rows) => rows.placed,
-                Err(error) if error.kind() == ErrorKind::BadRequest => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::BadRequest => return Ok(None),
                 Err(error) => return Err(error),
             };
             if below.is_empty() {
                 empty += 1;
             } else if below.iter().all(|row| row.0 <= cursor) {
-                return Ok(true);
+                return Ok(Some(below));
             }
         }
-        Ok(empty == TRIES)
+        Ok((empty == TRIES).then(Vec::new))
     }
 }
 
 /// A cursor below the page: where it is ignored, rows newer than it come back. A whole second, and not the next
 /// one, so that it tells however times are cut.
-fn telling_cursor(top: &[Place]) -> Option<DateTime<Utc>> {
+fn cursor_below(top: &[Place]) -> Option<DateTime<Utc>> {
     let second = TimeDelta::seconds(1);
     let oldest = top.iter().map(|place| place.0).min()?;
     Some(oldest.duration_trunc(second).unwrap_or(oldest) - second)
@@ -95,8 +110,8 @@ mod tests {
     #[test]
     fn the_cursor_lies_below_the_page() {
         let at = |millis| DateTime::from_timestamp_millis(millis).unwrap();
-        assert_eq!(telling_cursor(&[]), None);
-        assert_eq!(telling_cursor(&[(at(9_000), 3), (at(5_900), 1), (at(7_000), 2)]), Some(at(4_000)));
+        assert_eq!(cursor_below(&[]), None);
+        assert_eq!(cursor_below(&[(at(9_000), 3), (at(5_900), 1), (at(7_000), 2)]), Some(at(4_000)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A test counts only if it could have failed; undecided means that nothing is built on the answer.
 
 mod changes;
+mod comparison;
 mod cursor;
 mod views;
 
@@ -23,12 +24,18 @@ use crate::api::model::{Message, Rows, Stream};
 use super::line::Line;
 use super::walk::Ask;
 
+pub use comparison::Cut;
+
 use self::views::NewestOfView;
 
 /// What the documentation leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
     CursorField,
+    /// Whether rows of the cursor's own time come.
+    CursorBound,
+    /// What of the cursor is compared.
+    CursorCut,
     PageRows,
     Changes,
     Closed,
@@ -39,6 +46,8 @@ impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CursorField => "which field carries the cursor",
+            Self::CursorBound => "whether the cursor is inclusive or exclusive",
+            Self::CursorCut => "what the cursor is cut to",
             Self::PageRows => "how many rows a page has at most",
             Self::Changes => "order updated_at walks messages by their changes",
             Self::Closed => "closed conversations need a request of their own",
@@ -54,6 +63,9 @@ pub enum Answer {
     Field(CursorField),
     /// No field that carries a cursor was obeyed.
     NoField,
+    Inclusive,
+    Exclusive,
+    Cut(Cut),
     Rows(u32),
     /// The rows at hand could not have shown the opposite.
     Undecided,
@@ -66,6 +78,9 @@ impl fmt::Display for Answer {
             Self::No => f.write_str("no"),
             Self::Field(field) => f.write_str(field.name()),
             Self::NoField => f.write_str("none"),
+            Self::Inclusive => f.write_str("inclusive"),
+            Self::Exclusive => f.write_str("exclusive"),
+            Self::Cut(cut) => f.write_str(cut.name()),
             Self::Rows(rows) => write!(f, "{rows}"),
             Self::Undecided => f.write_str(crate::store::UNDECIDED),
         }
@@ -88,8 +103,11 @@ impl FromStr for Answer {
             Self::Undecided,
             Self::Field(CursorField::CreatedAt),
             Self::Field(CursorField::Date),
+            Self::Inclusive,
+            Self::Exclusive,
         ];
-        let known = fixed.into_iter().find(|answer| answer.to_string() == text);
+        let mut fixed = fixed.into_iter().chain(Cut::ALL.map(Self::Cut));
+        let known = fixed.find(|answer| answer.to_string() == text);
         known.or_else(|| text.parse().ok().map(Self::Rows)).ok_or_else(|| NotAnAnswer(text.to_owned()))
     }
 }
@@ -148,14 +166,11 @@ impl Probe<'_> {
     pub async fn survey(self, stream: Stream) -> Result<Survey, ApiError> {
         let (cursor, newest, total) =
             try_join!(self.cursor_field(stream), self.newest_rows(stream), self.total(stream))?;
-        let field = match cursor.finding.answer {
+        let mut survey = Survey { findings: cursor.findings, hidden: Vec::new(), total };
+        survey.findings.push(cursor::page_rows(cursor.elements, self.limit, total));
+        let field = match survey.answer(Question::CursorField) {
             Answer::Field(field) => Some(field),
             _ => None,
-        };
-        let mut survey = Survey {
-            findings: vec![cursor.finding, cursor::page_rows(cursor.elements, self.limit, total)],
-            hidden: Vec::new(),
-            total,
         };
         match newest {
             NewestRows::OfChanges(top) => survey.findings.push(self.message_changes(field, top).await?),
@@ -232,6 +247,11 @@ mod tests {
             Answer::Field(CursorField::CreatedAt),
             Answer::Field(CursorField::Date),
             Answer::NoField,
+            Answer::Inclusive,
+            Answer::Exclusive,
+            Answer::Cut(Cut::Exact),
+            Answer::Cut(Cut::Milliseconds),
+            Answer::Cut(Cut::Seconds),
             Answer::Rows(200),
             Answer::Undecided,
         ];
