@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -20,9 +21,11 @@ use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::{App, AppError};
 use heymarket_sync::config::{self, Settings, Sources};
 use heymarket_sync::sync::scheduler::SyncError;
+use heymarket_sync::telemetry;
 use serde_json::Value;
 use sqlx::PgPool;
 use support::database::{TestDatabase, database};
+use support::process::Process;
 use tokio_util::sync::CancellationToken;
 
 /// The smallest `api.max_body`.
@@ -72,14 +75,18 @@ impl Source {
         *self.answers.lock().unwrap() = answers;
     }
 
-    fn settings(&self, database: &TestDatabase, max_body: usize) -> Settings {
-        let environment = [
+    fn environment(&self, database: &TestDatabase, max_body: usize) -> [(&'static str, String); 5] {
+        [
             ("HEYMARKET_API_BASE_URL", format!("http://{}", self.address)),
             ("HEYMARKET_API_KEY", "team-key".to_owned()),
             ("DATABASE_URL", database.url().to_owned()),
             ("HEYMARKET_SYNC__API__REQUESTS_PER_MINUTE", "10000000".to_owned()),
             ("HEYMARKET_SYNC__API__MAX_BODY", max_body.to_string()),
-        ];
+        ]
+    }
+
+    fn settings(&self, database: &TestDatabase, max_body: usize) -> Settings {
+        let environment = self.environment(database, max_body);
         let nowhere = std::path::PathBuf::from("nowhere");
         let sources = Sources {
             config_file: None,
@@ -269,4 +276,22 @@ async fn bodies_in_hand_are_bounded_however_many_walkers_there_are() {
     let most = most.load(SeqCst);
     assert!(most <= BOUND, "{most} bytes at once");
     assert!(most > BODY, "several at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_does_again_and_again_is_not_logged_each_time() {
+    let large = "x".repeat(MAX_BODY);
+    let bad: Vec<_> = (1..=40).map(|n| (n * 70, contact(n * 70, &large))).collect();
+    let bad: Vec<_> = bad.iter().map(|(second, row)| (*second, row.as_str())).collect();
+    let database = database().await;
+    let source = Source::start(rows(&bad)).await;
+    let environment = source.environment(&database, MAX_BODY);
+    let environment: Vec<_> = environment.map(|(name, value)| (name.to_owned(), value)).into();
+    let program = Process::start(&["--set", "log.format=json", "sync", "--stream", "contacts"], &environment);
+    let ended = program.ended(Duration::from_secs(60)).await;
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    let lines = |message: &str| ended.stderr.lines().filter(|line| line.contains(message)).count();
+    assert_eq!(lines("\"left open\""), telemetry::MAX_LINES as usize, "{}", ended.stderr);
+    assert!(ended.stderr.lines().count() < 2 * telemetry::MAX_LINES as usize, "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: "), "what is wrong in the end is said: {}", ended.stderr);
 }
