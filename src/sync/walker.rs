@@ -169,7 +169,7 @@ impl Reader {
                             if unreadable == 1 {
                                 warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
                             }
-                            let waiting_may_help = !error.is_too_many_rows() && !walk.is_on_detour();
+                            let waiting_may_help = !error.is_too_much() && !walk.is_on_detour();
                             if waiting_may_help && unreadable <= UNREADABLE_RETRIES {
                                 drop((response.body, response.room));
                                 self.pause(&mut retry).await?;
