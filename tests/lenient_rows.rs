@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use heymarket_sync::api::{
-    lenient::{MAX_DEPTH, MAX_ROWS_PER_PAGE, read_page, read_row, split},
+    lenient::{MAX_DEPTH, MAX_ENTRIES, MAX_GROWTH, MAX_ROWS_PER_PAGE, read_page, read_row, split},
     model::{Conversation, Reject, Rows, Stream, TimeField},
 };
 
@@ -127,4 +127,36 @@ fn elements_are_split_as_they_came() {
     assert_eq!(split(b" null\n").unwrap(), [b""; 0]);
     let deep = format!("[{}{}]", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
     assert_eq!(split(deep.as_bytes()).unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_read_of_a_page_is_bounded_by_its_length() {
+    let row = |rest: &str| format!(r#"{{"id":1,"date":"{AT}","updated":"{AT}"{rest}}}"#);
+    let times =
+        |row: &str, times: usize| format!("[{}{row}]", format!("{row},").repeat(times - 1)).into_bytes();
+    let notes = (0..MAX_ENTRIES).map(|id| format!(r#"{{"id":"{id}"}}"#)).collect::<Vec<_>>().join(",");
+    let notes = row(&format!(r#","note":[{notes}]"#));
+    let text = |byte: u8| {
+        let mut body = times(&row(r#","text":"~","first":"~""#), 1);
+        let at = body.iter().position(|byte| *byte == b'~').unwrap();
+        body.splice(at..=at, std::iter::repeat_n(byte, MAX_GROWTH));
+        body
+    };
+    let cases: [(&str, Stream, Vec<u8>, bool); 10] = [
+        ("a row of nothing", Stream::Messages, times("{}", 1), true),
+        ("as many as a page has", Stream::Messages, times("{}", 200), true),
+        ("the shortest rows", Stream::Messages, times(&row(""), 10_000), true),
+        ("too many of them", Stream::Messages, times(&row(""), 40_000), false),
+        ("rejects", Stream::Contacts, times("{}", 40_000), false),
+        ("a long list", Stream::Contacts, times(&notes, 1), true),
+        ("long lists", Stream::Contacts, times(&notes, 40), false),
+        ("a long text", Stream::Messages, text(b'x'), true),
+        ("a long text that is not UTF-8", Stream::Messages, text(0xFF), false),
+        ("a long text of control characters", Stream::Messages, text(1), false),
+    ];
+    for (name, stream, body, is_read) in cases {
+        let rows = read_page(stream, TimeField::Updated, &body.into());
+        assert_eq!(rows.as_ref().map_or_else(|error| !error.is_too_much(), |_| true), is_read, "{name}");
+        assert_eq!(rows.is_ok(), is_read, "{name}");
+    }
 }

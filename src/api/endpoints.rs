@@ -173,6 +173,11 @@ impl Endpoint {
         url
     }
 
+    /// Whether it answers with rows of a stream, as long as they may be.
+    pub(super) fn brings_rows(self) -> bool {
+        matches!(self, Self::Page(_) | Self::Conversation(_) | Self::History)
+    }
+
     pub(super) fn shape(self) -> Shape {
         match self {
             Self::Page(_) | Self::History | Self::Inboxes => Shape::Array,

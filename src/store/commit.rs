@@ -19,8 +19,8 @@ use super::{
 /// it once per row, and goes on so, while the table grows to millions, until the next ANALYZE.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
 
-/// A connection keeps buffers of about so many bytes: it would keep those of the largest batch it ever sent.
-const KEPT_BUFFER: usize = 16 * 1024 * 1024;
+/// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
+const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// How many rows a commit wrote; unchanged and older ones are not written and not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +80,8 @@ impl Store {
         lease::check(&mut transaction, lease).await?;
         crash::pass(CrashPoint::BeforeCommit);
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
-        if batch.bytes() > KEPT_BUFFER {
+        if batch.bytes() > STATEMENT_BYTES {
+            // It would keep buffers for the largest statement that it ever sent.
             connection.shrink_buffers();
         }
         Ok(written)
@@ -120,7 +121,45 @@ fn by_line(proofs: &[(LineKey, Interval)]) -> BTreeMap<&LineKey, Vec<Interval>> 
     lines
 }
 
+/// `rows` in order, cut into what one statement each carries; `bytes` tells how much a row takes.
+pub(super) fn statements<R>(rows: &[R], bytes: impl Fn(&R) -> usize) -> impl Iterator<Item = &[R]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut taken = 0;
+        let fits = |row: &&R| {
+            taken += bytes(row);
+            taken <= STATEMENT_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (statement, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(statement)
+    })
+}
+
 /// One column of `rows`, for UNNEST.
 pub(super) fn column<R: Copy, C>(rows: &[R], field: impl Fn(R) -> C) -> Vec<C> {
     rows.iter().copied().map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_carries_so_many_bytes_or_one_row() {
+        const HALF: usize = STATEMENT_BYTES / 2;
+        let cases: [(&[usize], &[usize]); 6] = [
+            (&[], &[]),
+            (&[1, 2, 3], &[3]),
+            (&[HALF, HALF, 1], &[2, 1]),
+            (&[3 * HALF], &[1]),
+            (&[1, 3 * HALF, 1, 1], &[1, 1, 2]),
+            (&[3 * HALF, 3 * HALF], &[1, 1]),
+        ];
+        for (rows, expected) in cases {
+            let found: Vec<_> = statements(rows, |bytes| *bytes).map(<[_]>::len).collect();
+            assert_eq!(found, expected, "{rows:?}");
+        }
+    }
 }

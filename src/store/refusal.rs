@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::api::model::{Contact, Conversation, Message, Reject, Stream};
 
-use super::{StoreError, contacts, conversations, messages};
+use super::{StoreError, commit::statements, contacts, conversations, messages};
 
 /// Rows of one table, one per id, by ascending id.
 #[derive(Clone, Copy)]
@@ -40,11 +40,25 @@ impl Refused {
 impl Part<'_> {
     /// Writes all of it, or fails; returns how many rows that wrote.
     pub async fn write(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
+        let mut written = 0;
         match self {
-            Self::Conversations(rows) => conversations::upsert(connection, rows).await,
-            Self::Messages(rows) => messages::upsert(connection, rows).await,
-            Self::Contacts(rows) => contacts::upsert(connection, rows).await,
+            Self::Conversations(rows) => {
+                for rows in statements(rows, |(row, _)| row.memory()) {
+                    written += conversations::upsert(connection, rows).await?;
+                }
+            }
+            Self::Messages(rows) => {
+                for rows in statements(rows, |row| row.memory()) {
+                    written += messages::upsert(connection, rows).await?;
+                }
+            }
+            Self::Contacts(rows) => {
+                for rows in statements(rows, |row| row.memory()) {
+                    written += contacts::upsert(connection, rows).await?;
+                }
+            }
         }
+        Ok(written)
     }
 
     /// Writes what PostgreSQL takes and adds the rest to `refused`: what is refused together is halved down

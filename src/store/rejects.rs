@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use crate::api::model::{Reject, Stream, Version};
 
-use super::{Batch, Store, StoreError, refusal::Refused};
+use super::{Batch, Store, StoreError, commit::statements, refusal::Refused};
 
 /// How many rejects are listed at once.
 const LISTED: i64 = 500;
@@ -107,9 +107,14 @@ impl Store {
 /// of the newest version, the latest of several such. An unknown version may be the newest. Returns how many rows
 /// that wrote.
 pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
-    if rejects.is_empty() {
-        return Ok(0);
+    let mut written = 0;
+    for rejects in statements(rejects, |reject| reject.payload.len() + reject.reason.len()) {
+        written += upsert_together(connection, rejects).await?;
     }
+    Ok(written)
+}
+
+async fn upsert_together(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
     let streams: Vec<_> = rejects.iter().map(|reject| reject.stream.name()).collect();
     let source_ids: Vec<_> = rejects.iter().map(|reject| reject.source_id.as_deref()).collect();
     let partials: Vec<_> = rejects.iter().map(|reject| reject.partial).collect();

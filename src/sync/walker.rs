@@ -170,8 +170,10 @@ impl Reader {
                         Err(error) => {
                             unreadable += 1;
                             let request_id = response.request_id.unwrap_or_default();
-                            warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
-                            let waiting_may_help = !error.is_too_many_rows() && !walk.is_on_detour();
+                            if unreadable == 1 {
+                                warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
+                            }
+                            let waiting_may_help = !error.is_too_much() && !walk.is_on_detour();
                             if waiting_may_help && unreadable <= UNREADABLE_RETRIES {
                                 drop((response.body, response.room));
                                 self.pause(&mut retry).await?;

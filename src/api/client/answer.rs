@@ -7,8 +7,13 @@ use bytes::{Bytes, BytesMut};
 use super::room::{LARGE_BODY, Room, Share};
 use crate::api::{endpoints::Shape, error::ErrorKind};
 
+/// The most bytes of an answer that lists no rows: it is read into a tree, which takes many times as much.
+pub(super) const MAX_SMALL_BODY: u64 = 1024 * 1024;
 /// How much room is made for a body before it arrives, whatever length it announces.
 const MAX_RESERVED: u64 = 1024 * 1024;
+/// The GNU allocator gives a piece larger than this back as soon as it is freed. Of smaller ones, it keeps as much as
+/// the largest that was ever freed, for each thread.
+const GIVEN_BACK: u64 = 32 * 1024 * 1024 + 1;
 
 /// Why there is no whole body.
 pub(super) enum BodyFailure {
@@ -33,17 +38,24 @@ pub(super) async fn read_body(
             return Err(BodyFailure::TooLarge);
         }
         if let Some(room) = room
-            && large.is_none()
             && body.len() + chunk.len() > LARGE_BODY
         {
-            large = room.enlarge().await;
-            // Doubling would take twice as much.
-            body.reserve((announced as usize).saturating_sub(body.len()).max(chunk.len()));
+            if large.is_none() {
+                large = Some(room.enlarge().await);
+                // Growing by doubling would take twice as much. Of what is reserved, only what comes takes memory.
+                let whole = if announced > 0 { announced } else { max }.max(GIVEN_BACK);
+                let mut roomy = BytesMut::with_capacity(whole as usize);
+                roomy.extend_from_slice(&body);
+                body = roomy;
+            }
+            if let Some(turn) = &mut large {
+                room.grow(turn, body.len() + chunk.len()).await;
+            }
         }
         body.extend_from_slice(&chunk);
     }
     let share = match room {
-        Some(room) => Some(room.hold(body.len()).await),
+        Some(room) => Some(room.hold(body.len(), large).await),
         None => None,
     };
     Ok((body.freeze(), share))

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Client, Response,
-    answer::{BodyFailure, check_shape, read_body, status_kind, transport_kind},
+    answer::{BodyFailure, MAX_SMALL_BODY, check_shape, read_body, status_kind, transport_kind},
 };
 use crate::{
     api::{
@@ -193,7 +193,11 @@ impl Client {
             };
             return Err(Refusal { retry_after, ..error.into() });
         }
-        let read = read_body(&mut response, self.shared.max_body, Some(&self.shared.room)).await;
+        let max_body = match endpoint.brings_rows() {
+            true => self.shared.max_body,
+            false => self.shared.max_body.min(MAX_SMALL_BODY),
+        };
+        let read = read_body(&mut response, max_body, Some(&self.shared.room)).await;
         let (body, room) = read.map_err(|failure| match failure {
             BodyFailure::TooLarge => refused(ErrorKind::TooLarge),
             BodyFailure::Broken(error) => refused(transport_kind(&error)).with_source(error.without_url()),

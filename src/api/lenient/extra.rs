@@ -120,6 +120,9 @@ impl<'a> Extra<'a> {
             fields.push(',');
         }
         fields.pop();
-        Some(Json(format!("{{{fields}}}")))
+        fields.push('}');
+        // In place: it may be as long as the page.
+        fields.insert(0, '{');
+        Some(Json(fields))
     }
 }

@@ -13,6 +13,7 @@ mod conversation;
 mod entries;
 mod extra;
 mod json;
+mod memory;
 mod message;
 mod number;
 mod row;
@@ -27,11 +28,17 @@ use chrono::{DateTime, Utc};
 
 use super::model::{Rows, Stream, TimeField};
 
+use memory::Mark;
+
 pub use json::MAX_JSON_DEPTH;
+pub use memory::MAX_GROWTH;
 pub use scan::MAX_DEPTH;
 pub use split::{MAX_ROWS_PER_PAGE, NotAnArray, split};
 
 pub use entries::MAX_ENTRIES;
+
+/// Rows for which room is made beforehand.
+const LIKELY_ROWS: usize = 1_000;
 
 /// Reads one page of `stream`, whose rows are placed on their time line by `placed_by`.
 ///
@@ -42,7 +49,8 @@ pub use entries::MAX_ENTRIES;
 ///
 /// # Errors
 ///
-/// [`NotAnArray`] if the body is not one whole JSON array, or `null`, within the bounds of [`split`].
+/// [`NotAnArray`] if the body is not one whole JSON array, or `null`, within the bounds of [`split`], or if what is
+/// read of it takes more than [`MAX_GROWTH`] bytes more than the body.
 pub fn read_page(stream: Stream, placed_by: TimeField, body: &Bytes) -> Result<Rows, NotAnArray> {
     read_page_beyond(&|_, _| false, stream, placed_by, body)
 }
@@ -59,21 +67,34 @@ pub fn read_page_beyond(
     body: &Bytes,
 ) -> Result<Rows, NotAnArray> {
     let elements = split(body)?;
+    let most = memory::most(body.len());
+    let bare = elements.len() * memory::of_empty_row(stream);
+    if bare.max(memory::growth_of_text(body)) > most - body.len() {
+        return Err(NotAnArray::too_much(body.len()));
+    }
     let mut rows = Rows { elements: elements.len(), ..Rows::default() };
-    rows.placed.reserve(elements.len());
+    let likely = elements.len().min(LIKELY_ROWS);
+    rows.placed.reserve(likely);
     match stream {
         Stream::Messages => {
-            rows.messages.reserve(elements.len());
+            rows.messages.reserve(likely);
         }
-        Stream::Conversations => rows.conversations.reserve(elements.len()),
-        Stream::Contacts => rows.contacts.reserve(elements.len()),
+        Stream::Conversations => rows.conversations.reserve(likely),
+        Stream::Contacts => rows.contacts.reserve(likely),
     }
+    let mut taken = 0;
     for element in elements {
+        let before = Mark::of(&rows);
         let raw = body.slice_ref(element);
         match stream {
             Stream::Messages => message::read(is_held, Some(placed_by), &raw, &mut rows),
             Stream::Conversations => conversation::read(Some(placed_by), &raw, &mut rows),
             Stream::Contacts => contact::read(Some(placed_by), &raw, &mut rows),
+        }
+        taken += before.since(&rows);
+        if taken > most {
+            let offset = raw.as_ptr() as usize - body.as_ptr() as usize;
+            return Err(NotAnArray::too_much(offset));
         }
     }
     Ok(rows)

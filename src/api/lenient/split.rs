@@ -10,6 +10,7 @@ pub const MAX_ROWS_PER_PAGE: usize = 50_000;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 const TOO_MANY_ROWS: &str = "it has too many rows";
+const TOO_MUCH: &str = "what is read of it takes too much memory";
 
 /// The body is not one whole JSON array of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,9 +22,14 @@ pub struct NotAnArray {
 }
 
 impl NotAnArray {
-    /// Whether it is an array, but of more than [`MAX_ROWS_PER_PAGE`] elements.
-    pub fn is_too_many_rows(&self) -> bool {
-        self.reason == TOO_MANY_ROWS
+    /// What is read of the body up to `offset` takes too much memory.
+    pub(super) fn too_much(offset: usize) -> Self {
+        Self { offset, reason: TOO_MUCH }
+    }
+
+    /// Whether it may be an array, but of too much to be read at once: a page of fewer rows may be read.
+    pub fn is_too_much(&self) -> bool {
+        matches!(self.reason, TOO_MANY_ROWS | TOO_MUCH)
     }
 }
 

@@ -4,15 +4,14 @@ use chrono::{DateTime, Utc};
 
 use crate::api::endpoints::CursorField;
 use crate::api::error::{ApiError, ErrorKind};
-use crate::api::model::Message;
 use crate::interval::TICK;
 use crate::sync::line::Line;
 
-use super::{Answer, Finding, Probe, Question};
+use super::{Answer, Finding, Probe, Question, Times};
 
 impl Probe<'_> {
     /// The newest messages by `order: updated_at`; `None` where the API refuses that order.
-    pub(super) async fn newest_changes(self) -> Result<Option<Vec<Message>>, ApiError> {
+    pub(super) async fn newest_changes(self) -> Result<Option<Vec<Times>>, ApiError> {
         match self.page(&Line::message_changes(), None, None, self.limit).await {
             Ok(rows) => Ok(Some(rows.messages)),
             Err(error) if error.kind() == ErrorKind::BadRequest => Ok(None),
@@ -25,7 +24,7 @@ impl Probe<'_> {
     pub(super) async fn message_changes(
         self,
         field: Option<CursorField>,
-        top: Option<Vec<Message>>,
+        top: Option<Vec<Times>>,
     ) -> Result<Finding, ApiError> {
         let Some(top) = top else {
             return Ok(found(Answer::No, "the API refuses order updated_at"));
@@ -44,7 +43,7 @@ fn found(answer: Answer, evidence: impl Into<String>) -> Finding {
 }
 
 /// A cursor that tells the two columns apart: a row above it by `updated` lies below it by `date`.
-fn changes_cursor(top: &[Message]) -> Result<DateTime<Utc>, Finding> {
+fn changes_cursor(top: &[Times]) -> Result<DateTime<Utc>, Finding> {
     let updated: Vec<_> = top.iter().filter_map(|row| row.updated).collect();
     if !updated.is_sorted_by(|above, below| above >= below) {
         return Err(found(Answer::No, "pages ordered by updated_at are not sorted by updated"));
@@ -68,7 +67,7 @@ fn changes_cursor(top: &[Message]) -> Result<DateTime<Utc>, Finding> {
         .ok_or_else(|| found(Answer::Undecided, "no message tells date from updated at the cursor"))
 }
 
-fn judge_changes(top: &[Message], below: &[Message], cursor: DateTime<Utc>) -> Finding {
+fn judge_changes(top: &[Times], below: &[Times], cursor: DateTime<Utc>) -> Finding {
     if below.iter().any(|row| row.updated.is_some_and(|updated| updated > cursor)) {
         return found(Answer::No, "the cursor does not compare with updated");
     }
@@ -84,9 +83,9 @@ fn judge_changes(top: &[Message], below: &[Message], cursor: DateTime<Utc>) -> F
 mod tests {
     use super::*;
 
-    fn message(id: i64, date: i64, updated: i64) -> Message {
+    fn message(id: i64, date: i64, updated: i64) -> Times {
         let at = |second| DateTime::from_timestamp(second, 0);
-        Message { id, date: at(date), updated: at(updated), ..Message::default() }
+        Times { id, date: at(date), updated: at(updated) }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::api::limiter::Priority;
 use crate::api::model::{Message, Rows, Stream};
 
 use super::line::Line;
-use super::walk::Ask;
+use super::walk::{Ask, Place};
 
 pub use comparison::Cut;
 
@@ -147,7 +147,7 @@ impl Survey {
 /// What a stream's tests need beside its main line.
 enum NewestRows {
     /// `None`: the API refuses the order.
-    OfChanges(Option<Vec<Message>>),
+    OfChanges(Option<Vec<Times>>),
     OfViews(Vec<NewestOfView>),
     NotNeeded,
 }
@@ -221,17 +221,50 @@ impl Probe<'_> {
         field: Option<CursorField>,
         cursor: Option<DateTime<Utc>>,
         mut limit: u32,
-    ) -> Result<Rows, ApiError> {
+    ) -> Result<Seen, ApiError> {
         // What is too large or no array tells nothing here; the walks report it.
-        let response = loop {
+        loop {
             let request = line.request(&Ask { cursor, limit, page: None }, field);
-            match self.client.page(&request, Priority::Tail, self.cancel).await {
-                Err(error) if error.kind() == ErrorKind::TooLarge && limit > 1 => limit /= 2,
-                Err(error) if error.kind() == ErrorKind::TooLarge => return Ok(Rows::default()),
-                answer => break answer?,
+            let too_much = match self.client.page(&request, Priority::Tail, self.cancel).await {
+                Ok(response) => match lenient::read_page(line.stream, line.field, &response.body) {
+                    Ok(rows) => return Ok(Seen::of(rows)),
+                    Err(error) => error.is_too_much(),
+                },
+                Err(error) if error.kind() == ErrorKind::TooLarge => true,
+                Err(error) => return Err(error),
+            };
+            if !too_much || limit <= 1 {
+                return Ok(Seen::default());
             }
-        };
-        Ok(lenient::read_page(line.stream, line.field, &response.body).unwrap_or_default())
+            limit /= 2;
+        }
+    }
+}
+
+/// What tests need of a page: they keep it while they read others, so the rows themselves are let go.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    placed: Vec<Place>,
+    elements: usize,
+    messages: Vec<Times>,
+}
+
+/// The times of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    id: i64,
+    date: Option<DateTime<Utc>>,
+    updated: Option<DateTime<Utc>>,
+}
+
+impl Seen {
+    fn of(rows: Rows) -> Self {
+        let times = |row: &Message| Times { id: row.id, date: row.date, updated: row.updated };
+        Self {
+            messages: rows.messages.iter().map(times).collect(),
+            placed: rows.placed,
+            elements: rows.elements,
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl Probe<'_> {
         let cursor = row.0.duration_trunc(second).unwrap_or(row.0) + second;
         for _ in 0..TRIES {
             let rows = self.page(line, field, Some(cursor), self.limit).await?;
-            if rows.conversations.iter().any(|other| other.id == row.1) {
+            if rows.placed.iter().any(|other| other.1 == row.1) {
                 return Ok(true);
             }
         }

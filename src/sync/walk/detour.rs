@@ -39,6 +39,7 @@ impl Walk {
                 phase => self.phase = phase,
             }
             self.limit = (self.asked.limit / 2).max(1);
+            self.halved = true;
             self.asked.limit = self.limit;
             return finding(Next::Ask(self.asked.clone()));
         }
@@ -80,6 +81,10 @@ impl Walk {
                 return self.leave_open(detour.obstacle, bottom, detour.top, bottom, 0);
             }
             Some(low) => low + (detour.high - low) / 2,
+            // Where it was gone around before, the gap begins with the row: the rest need not be searched for it.
+            None if detour.probes == 1 && self.start.is_some_and(|start| detour.high > start + TICK) => {
+                self.start.map_or(EARLIEST, |start| start + TICK)
+            }
             None if self.start.is_some_and(|start| detour.high <= start) => {
                 return self.leave_open(detour.obstacle, detour.high, detour.top, detour.high, 0);
             }

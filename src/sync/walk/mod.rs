@@ -72,6 +72,8 @@ pub struct Walk {
     /// Rows to ask for: `most`, or fewer where pages were too large.
     limit: u32,
     most: u32,
+    /// A page of twice as many rows was too large, at the cursor of the last page.
+    halved: bool,
     disorders: u32,
     phase: Phase,
     asked: Ask,
@@ -119,6 +121,7 @@ impl Walk {
             largest_page: 0,
             limit,
             most: limit,
+            halved: false,
             disorders: 0,
             phase: Phase::Down,
             asked: Ask { cursor, limit, page: None },
@@ -229,6 +232,7 @@ impl Walk {
             self.exact |= self.seam.back().is_some_and(fine);
         }
         self.disorders = 0;
+        self.halved = false;
         self.largest_page = self.largest_page.max(rows.len());
         self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;

@@ -52,7 +52,7 @@ impl Run {
 impl Walk {
     pub(super) fn begin_run(&mut self) -> Finding {
         let cursor = self.met.or_else(|| self.seam_cursor(self.resolution));
-        let limit = RUN_LIMIT.max(self.limit);
+        let limit = if self.halved { self.limit } else { RUN_LIMIT.max(self.limit) };
         self.phase = Phase::Run(Run { cursor, limit, ..Run::default() });
         self.asked = Ask { cursor, limit, page: None };
         finding(Next::Ask(self.asked.clone()))
