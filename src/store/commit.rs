@@ -41,8 +41,8 @@ pub(super) enum Care {
 }
 
 impl Store {
-    /// Writes `batch` in one transaction: conversations with members, messages, contacts with notes,
-    /// rejects, tallies, coverage, each sorted by key, and at the end checks `lease`. All of it is kept or
+    /// Writes `batch` in one transaction: messages, conversations with members, contacts with notes, rejects,
+    /// tallies, coverage, each sorted by key, and at the end checks `lease`. All of it is kept or
     /// none; the same batch may be committed again after an error.
     ///
     /// A row that PostgreSQL refuses is set aside alone, whole, in the same transaction. A proof for a line
@@ -98,9 +98,11 @@ pub(super) async fn write_rows(
         (batch.newest_conversations(), batch.newest_messages(), batch.newest_contacts());
     let mut written = Committed::default();
     let mut refused = Refused::default();
+    // Conversations after messages: their own stream's transactions write them too, and wait for these until they
+    // are committed.
     for (rows, part) in [
-        (&mut written.conversations, Part::Conversations(&conversations)),
         (&mut written.messages, Part::Messages(&messages)),
+        (&mut written.conversations, Part::Conversations(&conversations)),
         (&mut written.contacts, Part::Contacts(&contacts)),
     ] {
         *rows = match care {

@@ -58,7 +58,7 @@ pub const BACKFILL: &str = "backfill";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    /// For rows alone.
+    /// For rows alone: a session for each stream, if there are enough.
     writer: PgPool,
     kept: Kept,
     availability: Availability,
@@ -79,7 +79,7 @@ impl Store {
         closed.await;
     }
 
-    /// The connections, but for the one that rows are written with.
+    /// The connections, but for those that rows are written with.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }

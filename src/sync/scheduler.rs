@@ -19,6 +19,7 @@ use crate::store::{BACKFILL, Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
 use super::fill::Spend;
+use super::known::Known;
 use super::line::Line;
 use super::line_task::{Duty, LineTask};
 use super::lines::Lines;
@@ -123,10 +124,9 @@ impl Term {
         let api = &self.settings.api;
         // A child, so that an error in one stream ends the others and leaves the caller's token alone.
         let cancel = self.cancel.child_token();
-        let (writer, mut written) =
-            Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
+        let known = Arc::<Known>::default();
         let (requests, backfills) = Requests::spawn(self.store.clone(), self.lease.clone(), &cancel);
-        let engine = Engine {
+        let engine = |writer| Engine {
             reader: Reader {
                 client: match duty {
                     Duty::Keep => self.client.patient(),
@@ -144,15 +144,19 @@ impl Term {
             settings: Arc::clone(&self.settings),
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
-            backfills,
+            backfills: backfills.clone(),
         };
         let mut tasks = JoinSet::new();
+        let mut writers = Vec::new();
         for stream in streams.iter().copied() {
-            let engine = engine.clone();
+            let progress = Arc::clone(&self.progress);
+            let (store, lease) = (self.store.clone(), self.lease.clone());
+            let (writer, written) = Writer::spawn(store, lease, progress, Arc::clone(&known), cancel.clone());
+            writers.push(written);
+            // When its tasks end, their copies of the way to the writer are gone, and it ends.
+            let engine = engine(writer);
             tasks.spawn(async move { engine.stream(stream, duty).await });
         }
-        // Only the tasks' copies of the way to the writer are left: when they end, it ends.
-        drop(engine);
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
             let ended = match ended {
@@ -171,14 +175,19 @@ impl Term {
             }
         }
         requests.stop().await;
-        match (&mut written).await {
-            Ok(Ok(())) => outcome,
-            Ok(Err(error)) => Err(SyncError::Store(error)),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => outcome,
-            },
+        let mut refused = Ok(());
+        for written in writers {
+            match written.await {
+                Ok(Err(error)) => refused = refused.and(Err(SyncError::Store(error))),
+                Ok(Ok(())) => {}
+                Err(error) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
         }
+        refused.and(outcome)
     }
 }
 
