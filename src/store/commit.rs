@@ -61,7 +61,7 @@ impl Store {
 
     async fn write(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let begun = || StoreError::query("beginning a transaction");
-        let mut connection = self.writer.acquire().await.map_err(begun())?;
+        let mut connection = self.writing.session().await.map_err(begun())?;
         let mut transaction = connection.begin_with(BEGIN).await.map_err(begun())?;
         let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
         // The refused come last: of two rejects of a row, the later counts.
@@ -84,6 +84,7 @@ impl Store {
             // It would keep buffers for the largest statement that it ever sent.
             connection.shrink_buffers();
         }
+        self.writing.keep(connection);
         Ok(written)
     }
 }

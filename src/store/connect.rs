@@ -72,7 +72,11 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     let writers = (max_connections / 2).clamp(1, Stream::ALL.len() as u32);
     let others = max_connections.saturating_sub(writers);
     let (pool, writer) = (pool(others), pool(writers));
-    Ok(Store { pool, writer, kept: Kept::beside(others.saturating_sub(1)), availability })
+    let asking = Kept::of(pool.clone(), usize::from(others > 1));
+    // A stream that waited for the session of another would wait for ever if that one were kept.
+    let streams = Stream::ALL.len();
+    let writing = Kept::of(writer.clone(), if writers as usize == streams { streams } else { 0 });
+    Ok(Store { pool, writer, asking, writing, availability })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

@@ -113,7 +113,7 @@ impl Store {
 
     async fn prolong(&self, lease: &Lease) -> Result<u64, StoreError> {
         let failed = || StoreError::query("renewing the lead");
-        let mut session = self.kept_session().await.map_err(failed())?;
+        let mut session = self.asking.session().await.map_err(failed())?;
         let renewed = sqlx::query!(
             "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)
              WHERE epoch = $1",
@@ -123,13 +123,13 @@ impl Store {
         .execute(&mut *session)
         .await
         .map_err(failed())?;
-        self.keep_session(session);
+        self.asking.keep(session);
         Ok(renewed.rows_affected())
     }
 
     /// Gives the lead back, for another to take at once. Does nothing where it is lost already.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.kept.end();
+        self.asking.end();
         sqlx::query!(
             "UPDATE heymarket_sync.lease SET expires_at = '-infinity' WHERE epoch = $1",
             lease.epoch

@@ -60,22 +60,34 @@ pub struct Store {
     pool: PgPool,
     /// For rows alone: a session for each stream, if there are enough.
     writer: PgPool,
-    kept: Kept,
+    /// The session that the leader asks on all the time.
+    asking: Kept,
+    /// The sessions that rows are written on.
+    writing: Kept,
     availability: Availability,
 }
 
 impl Store {
     /// A store over connections that the caller made; see [`connect`] for those made from an address.
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { writer: pool.clone(), pool, kept: Kept::default(), availability: Availability::default() }
+        let none = Kept::of(pool.clone(), 0);
+        Self {
+            asking: none.clone(),
+            writing: none,
+            writer: pool.clone(),
+            pool,
+            availability: Availability::default(),
+        }
     }
 
     /// Ends all connections.
     pub async fn close(&self) {
         // Closed first: no session is kept from here on, and none that is would let it end.
         let closed = self.pool.close();
-        self.kept.end();
-        self.writer.close().await;
+        self.asking.end();
+        let writers_closed = self.writer.close();
+        self.writing.end();
+        writers_closed.await;
         closed.await;
     }
 

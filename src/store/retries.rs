@@ -147,7 +147,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let failed = || StoreError::query("noting what became of retries");
         let mut transaction =
-            self.writer.begin_with(BEGIN).await.map_err(StoreError::query("beginning a transaction"))?;
+            self.pool.begin_with(BEGIN).await.map_err(StoreError::query("beginning a transaction"))?;
         let (_, refused) = write_rows(&mut transaction, care, batch).await?;
         let (reasons, partials): (Vec<_>, Vec<_>) = verdicts
             .iter()
