@@ -1,9 +1,11 @@
 //! One term of leadership: every stream's lines are read to the present, kept there, and filled backwards.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -125,6 +127,7 @@ impl Term {
         // A child, so that an error in one stream ends the others and leaves the caller's token alone.
         let cancel = self.cancel.child_token();
         let known = Arc::<Known>::default();
+        let turns = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
         let (requests, backfills) = Requests::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let engine = |writer| Engine {
             reader: Reader {
@@ -135,6 +138,7 @@ impl Term {
                 writer,
                 progress: Arc::clone(&self.progress),
                 readings: Arc::default(),
+                turns: Arc::clone(&turns),
                 limit: api.page_size,
                 settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
                     .unwrap_or(TimeDelta::MAX),
