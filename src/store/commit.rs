@@ -17,7 +17,9 @@ use super::{
 
 /// Begins a writing transaction. Without the setting, a plan that was made while a table was small scans
 /// it once per row, and goes on so, while the table grows to millions, until the next ANALYZE.
-pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
+const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
+/// The same, of one that does not wait for the disk.
+const BEGIN_ASYNCHRONOUS: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off";
 
 /// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
@@ -49,7 +51,8 @@ impl Store {
     /// whose pass has ended is dropped; [`Store::begin_pass`] comes before the first.
     ///
     /// # Errors
-    /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again.
+    /// [`StoreError::LeadLost`] and [`StoreError::ServerCrashed`], which end the lead; [`StoreError::is_transient`]
+    /// errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let outcome = match self.write(Care::Together, lease, batch).await {
             Err(error) if error.is_data() => self.write(Care::Sifted, lease, batch).await,
@@ -59,10 +62,15 @@ impl Store {
         outcome
     }
 
+    /// How a transaction with rows begins.
+    pub(super) fn begin_rows(&self) -> &'static str {
+        if self.synchronous_commit { BEGIN } else { BEGIN_ASYNCHRONOUS }
+    }
+
     async fn write(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let begun = || StoreError::query("beginning a transaction");
         let mut connection = self.writing.session().await.map_err(begun())?;
-        let mut transaction = connection.begin_with(BEGIN).await.map_err(begun())?;
+        let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
         let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
         // The refused come last: of two rejects of a row, the later counts.
         let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();

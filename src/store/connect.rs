@@ -76,7 +76,7 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     // A stream that waited for the session of another would wait for ever if that one were kept.
     let streams = Stream::ALL.len();
     let writing = Kept::of(writer.clone(), if writers as usize == streams { streams } else { 0 });
-    Ok(Store { pool, writer, asking, writing, availability })
+    Ok(Store { pool, writer, asking, writing, availability, synchronous_commit: false })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

@@ -65,6 +65,8 @@ pub struct Store {
     /// The sessions that rows are written on.
     writing: Kept,
     availability: Availability,
+    /// Whether rows wait for the disk.
+    synchronous_commit: bool,
 }
 
 impl Store {
@@ -77,7 +79,15 @@ impl Store {
             writer: pool.clone(),
             pool,
             availability: Availability::default(),
+            synchronous_commit: false,
         }
+    }
+
+    /// Whether each transaction with rows waits until it is on disk, as the server's own settings tell (`false` at
+    /// first: it does not). One that does not wait may be undone by a crash of the server within the next second, as a
+    /// whole, and the rows are read again: see [`StoreError::ServerCrashed`].
+    pub fn synchronous_commit(self, synchronous_commit: bool) -> Self {
+        Self { synchronous_commit, ..self }
     }
 
     /// Ends all connections.

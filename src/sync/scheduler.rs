@@ -89,6 +89,7 @@ pub struct Term {
 pub(super) struct Engine {
     pub reader: Reader,
     pub store: Store,
+    pub lease: Lease,
     pub settings: Arc<Settings>,
     holder: Arc<str>,
     pub spend: Spend,
@@ -145,6 +146,7 @@ impl Term {
                 cancel: cancel.clone(),
             },
             store: self.store.clone(),
+            lease: self.lease.clone(),
             settings: Arc::clone(&self.settings),
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
