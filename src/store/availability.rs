@@ -1,6 +1,5 @@
-//! Whether the database takes writes, and whether sessions were lost: one state for all clones of a [`Store`].
+//! Whether the database takes writes: one state for all clones of a [`Store`].
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -12,7 +11,6 @@ use super::{Store, StoreError};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Availability {
     state: Arc<Mutex<State>>,
-    sessions_lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -46,12 +44,6 @@ impl Store {
         Some(Outage { since: *since, error: state.error.clone() })
     }
 
-    /// Grows when sessions end that nobody here ended. What was acknowledged on them may be gone, rows and proof
-    /// alike: the server may have been replaced by a standby that lagged behind.
-    pub fn sessions_lost(&self) -> u64 {
-        self.availability.sessions_lost.load(Relaxed)
-    }
-
     /// Forgets the outage: another process writes now.
     pub fn forget_outage(&self) {
         *self.availability.locked() = State::default();
@@ -69,17 +61,10 @@ impl Availability {
             Err(error)
                 if error.is_data() || matches!(error, StoreError::LeadLost | StoreError::ServerCrashed) => {}
             Err(error) => {
-                if error.is_disconnected() {
-                    self.lost_session();
-                }
                 since.get_or_insert_with(clock::now);
                 state.error = telemetry::chain(error);
             }
         }
-    }
-
-    pub fn lost_session(&self) {
-        self.sessions_lost.fetch_add(1, Relaxed);
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {

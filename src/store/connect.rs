@@ -47,24 +47,18 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     reach(&options).await?;
     let availability = Availability::default();
     let pool = |connections: u32| {
-        let sessions = availability.clone();
         PgPoolOptions::new()
             .max_connections(connections.max(1))
             .acquire_timeout(CONNECT_TIMEOUT)
             // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or
             // a change of its defaults) is closed, so that the next one is made where the address leads now.
             .test_before_acquire(false)
-            .before_acquire(move |session, _| {
-                let availability = sessions.clone();
+            .before_acquire(|session, _| {
                 Box::pin(async move {
                     let read_only = sqlx::query_scalar!(
                         r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
                     );
-                    let fit = matches!(read_only.fetch_one(session).await, Ok(false));
-                    if !fit {
-                        availability.lost_session();
-                    }
-                    Ok(fit)
+                    Ok(matches!(read_only.fetch_one(session).await, Ok(false)))
                 })
             })
             .connect_lazy_with(options.clone())

@@ -86,15 +86,6 @@ impl StoreError {
         matches!(self, Self::Query { .. }) && self.cause().is_some_and(|cause| is_data_state(&cause.sqlstate))
     }
 
-    /// Whether the session ended before its time, or none could be had.
-    pub fn is_disconnected(&self) -> bool {
-        self.cause().is_some_and(|cause| {
-            cause.disconnected
-                || matches!(cause.sqlstate.get(..3), Some("57P"))
-                || cause.sqlstate.starts_with("08")
-        })
-    }
-
     /// Whether a table of this program is not there: the schema was never applied, or the database was made anew.
     pub fn is_undefined(&self) -> bool {
         matches!(self.sqlstate(), Some("42P01" | "3F000"))

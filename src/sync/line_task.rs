@@ -169,7 +169,6 @@ impl LineTask {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
-        let mut sessions_lost = self.engine.store.sessions_lost();
         let mut backfills = self.engine.backfills.clone();
         loop {
             let backfills_wait = *backfills.borrow_and_update();
@@ -186,10 +185,6 @@ impl LineTask {
                 _ = ticks.tick() => {
                     self.tick(Some(TICK_PAGES)).await?;
                     self.recheck().await?;
-                    let lost = self.engine.store.sessions_lost();
-                    if std::mem::replace(&mut sessions_lost, lost) != lost {
-                        sweeps = Sweeps::default();
-                    }
                 }
                 _ = look.tick(), if backfills_wait => {
                     self.backfill().await?;

