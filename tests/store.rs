@@ -1033,7 +1033,7 @@ impl Database {
     }
 
     async fn drop(self) {
-        self.store.pool().close().await;
+        self.store.close().await;
     }
 
     /// Lets the lease run out, as if its holder had fallen silent.

@@ -1,10 +1,11 @@
 //! Whether the database takes writes: one state for all clones of a [`Store`].
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use crate::{clock, telemetry};
+use crate::{api::model::Stream, clock, telemetry};
 
 use super::{Store, StoreError};
 
@@ -16,16 +17,16 @@ pub(super) struct Availability {
 #[derive(Debug, Default)]
 struct State {
     /// Since when writes of each kind fail.
-    since: [Option<DateTime<Utc>>; 2],
+    since: HashMap<Write, DateTime<Utc>>,
     /// Why the last one did that failed.
     error: String,
 }
 
-/// What is written. One may succeed while the other fails: on a full disk the lease still has room.
-#[derive(Clone, Copy, Debug)]
+/// What is written. One may succeed while another fails: on a full disk the lease still has room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Write {
     Lease,
-    Rows,
+    Rows(Stream),
 }
 
 /// Writes fail.
@@ -40,7 +41,7 @@ impl Store {
     /// The present outage; `None` while writes succeed, and before the first one.
     pub fn outage(&self) -> Option<Outage> {
         let state = self.availability.locked();
-        let since = state.since.iter().flatten().min()?;
+        let since = state.since.values().min()?;
         Some(Outage { since: *since, error: state.error.clone() })
     }
 
@@ -54,14 +55,13 @@ impl Availability {
     /// Notes how a write went.
     pub fn note<T>(&self, write: Write, outcome: &Result<T, StoreError>) {
         let mut state = self.locked();
-        let since = &mut state.since[write as usize];
         match outcome {
-            Ok(_) => *since = None,
+            Ok(_) => drop(state.since.remove(&write)),
             // These say nothing about the database.
             Err(error)
                 if error.is_data() || matches!(error, StoreError::LeadLost | StoreError::ServerCrashed) => {}
             Err(error) => {
-                since.get_or_insert_with(clock::now);
+                state.since.entry(write).or_insert_with(clock::now);
                 state.error = telemetry::chain(error);
             }
         }

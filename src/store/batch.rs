@@ -66,6 +66,18 @@ impl Batch {
         }
     }
 
+    /// The stream whose pages it holds; `None` where it holds too little to tell.
+    pub(super) fn stream(&self) -> Option<Stream> {
+        let of_rows = [
+            (Stream::Messages, self.messages.is_empty()),
+            (Stream::Conversations, self.conversations.is_empty()),
+            (Stream::Contacts, self.contacts.is_empty()),
+        ];
+        let of_proof = self.proofs.first().map(|(key, _)| key.stream);
+        let of_page = self.pages.first().map(|page| page.key.stream);
+        of_proof.or(of_page).or_else(|| of_rows.iter().find(|(_, empty)| !empty).map(|(stream, _)| *stream))
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -58,7 +58,9 @@ impl Store {
             Err(error) if error.is_data() => self.write(Care::Sifted, lease, batch).await,
             done => done,
         };
-        self.availability.note(Write::Rows, &outcome);
+        if let Some(stream) = batch.stream() {
+            self.availability.note(Write::Rows(stream), &outcome);
+        }
         outcome
     }
 
@@ -69,6 +71,8 @@ impl Store {
 
     async fn write(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let begun = || StoreError::query("beginning a transaction");
+        // Never closed: a turn is missing only then.
+        let _turn = self.turns.acquire().await.ok();
         let mut connection = self.writing.session().await.map_err(begun())?;
         let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
         let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;

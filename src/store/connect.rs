@@ -1,12 +1,13 @@
 //! Connections: session settings, what the server is, and errors that say what to do.
 
-use std::{io, str::FromStr, time::Duration};
+use std::{io, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     ConnectOptions, Connection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::Semaphore;
 
 use crate::api::model::Stream;
 
@@ -67,10 +68,9 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     let others = max_connections.saturating_sub(writers);
     let (pool, writer) = (pool(others), pool(writers));
     let asking = Kept::of(pool.clone(), usize::from(others > 1));
-    // A stream that waited for the session of another would wait for ever if that one were kept.
-    let streams = Stream::ALL.len();
-    let writing = Kept::of(writer.clone(), if writers as usize == streams { streams } else { 0 });
-    Ok(Store { pool, writer, asking, writing, availability, synchronous_commit: false })
+    let writing = Kept::of(writer.clone(), writers as usize);
+    let turns = Arc::new(Semaphore::new(writers as usize));
+    Ok(Store { pool, writer, asking, writing, turns, availability, synchronous_commit: false })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

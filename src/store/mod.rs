@@ -24,7 +24,10 @@ mod runs;
 mod schema;
 mod status;
 
+use std::sync::Arc;
+
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use crate::api::model::Stream;
 
@@ -64,6 +67,8 @@ pub struct Store {
     asking: Kept,
     /// The sessions that rows are written on.
     writing: Kept,
+    /// As many as there are of those: whoever waited for one in the pool would not get one that is kept.
+    turns: Arc<Semaphore>,
     availability: Availability,
     /// Whether rows wait for the disk.
     synchronous_commit: bool,
@@ -76,6 +81,7 @@ impl Store {
         Self {
             asking: none.clone(),
             writing: none,
+            turns: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             writer: pool.clone(),
             pool,
             availability: Availability::default(),

@@ -157,7 +157,8 @@ impl Term {
         for stream in streams.iter().copied() {
             let progress = Arc::clone(&self.progress);
             let (store, lease) = (self.store.clone(), self.lease.clone());
-            let (writer, written) = Writer::spawn(stream, store, lease, progress, Arc::clone(&known), cancel.clone());
+            let (writer, written) =
+                Writer::spawn(stream, store, lease, progress, Arc::clone(&known), cancel.clone());
             writers.push(written);
             // When its tasks end, their copies of the way to the writer are gone, and it ends.
             let engine = engine(writer);
