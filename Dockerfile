@@ -39,8 +39,6 @@ LABEL org.opencontainers.image.title="heymarket-sync" \
 # A number, so that Kubernetes' runAsNonRoot can tell it from root.
 USER 10001:10001
 ENV HEYMARKET_SYNC__HTTP__LISTEN=0.0.0.0:8080
-# Large pieces of memory are given back as soon as they are freed.
-ENV MALLOC_MMAP_THRESHOLD_=4194304
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["heymarket-sync", "healthcheck"]
 STOPSIGNAL SIGTERM
