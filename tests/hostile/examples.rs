@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use heymarket_sync::sandbox::{
-    Contact, CursorFields, DefaultView, Fault, Paging, Precision, SandboxOptions, Slips, UpdatedOrder,
+    CLOSED, Contact, CursorFields, DefaultView, Fault, Paging, Precision, SandboxOptions, Slips, UpdatedOrder,
 };
 
 use crate::history::{Burst, Change, FIRST_CONTACT, FIRST_MESSAGE, History};
@@ -96,6 +96,22 @@ fn pages_counted_from_zero() {
 #[test]
 fn closed_conversations_left_out() {
     assert_read_whole(Paging { conversations: DefaultView::Open, ..Paging::default() });
+}
+
+#[test]
+fn closed_conversations_alone_that_heed_created_at_alone() {
+    let paging = Paging {
+        conversations: DefaultView::Open,
+        row_cursor: CursorFields::CreatedAt,
+        cap: 30,
+        ..Paging::default()
+    };
+    let rig = Rig::new(SandboxOptions { paging, ..SandboxOptions::default() }).set("API__PAGE_SIZE", "30");
+    broadcast().write(rig.state());
+    for id in rig.state().conversations().into_keys() {
+        rig.state().change_conversation(id, |row| row.status = Arc::from(CLOSED));
+    }
+    assert_done(&rig, DefaultView::Open);
 }
 
 #[test]

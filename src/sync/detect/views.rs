@@ -25,6 +25,12 @@ pub(super) struct NewestOfView {
     newest: Place,
 }
 
+impl NewestOfView {
+    pub(super) fn line(&self) -> Line {
+        Line::new(Stream::Conversations, TimeField::Updated, self.view.clone())
+    }
+}
+
 impl Probe<'_> {
     /// The newest conversation of each view that shows any.
     pub(super) async fn newest_of_views(self) -> Result<Vec<NewestOfView>, ApiError> {
