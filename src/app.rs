@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::api::client::Client;
 use crate::api::error::ApiError;
 use crate::api::model::Stream;
-use crate::config::Settings;
+use crate::config::{Database, Settings};
 use crate::crash::{self, CrashPoint};
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
@@ -103,7 +103,8 @@ impl App {
             }
         };
         let opened = async {
-            let store = store::connect(&url, settings.database.max_connections).await?;
+            let Database { max_connections, synchronous_commit, .. } = settings.database;
+            let store = store::connect(&url, max_connections).await?.synchronous_commit(synchronous_commit);
             store.check_server().await?;
             Ok::<_, AppError>(store)
         };
@@ -152,11 +153,16 @@ impl App {
     pub async fn sync(&self, streams: &[Stream], cancel: &CancellationToken) -> Result<(), AppError> {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
-        let lease = self.wait_for_lead(cancel).await?;
-        let (term, keeper) = self.term(&client, lease.clone(), cancel);
-        let outcome = term.catch_up(streams).await;
-        self.give_up(lease, keeper).await;
-        Ok(outcome?)
+        loop {
+            let lease = self.wait_for_lead(cancel).await?;
+            let (term, keeper) = self.term(&client, lease.clone(), cancel);
+            let outcome = term.catch_up(streams).await;
+            self.give_up(lease, keeper).await;
+            match outcome {
+                Err(SyncError::Store(error @ StoreError::ServerCrashed)) => warn!(%error, "reading again"),
+                outcome => return Ok(outcome?),
+            }
+        }
     }
 
     /// The daemon: serves HTTP, stands by for the lead, and keeps the mirror current while leading. Returns when
@@ -288,7 +294,8 @@ impl OutageLog {
 
 /// Whether a new term may well succeed at once after one that ended so.
 fn passes(error: &SyncError) -> bool {
-    matches!(error, SyncError::Store(error) if error.is_transient() || matches!(error, StoreError::LeadLost))
+    let ends_a_lead = |error: &StoreError| matches!(error, StoreError::LeadLost | StoreError::ServerCrashed);
+    matches!(error, SyncError::Store(error) if error.is_transient() || ends_a_lead(error))
 }
 
 async fn rest(time: Duration, cancel: &CancellationToken) {

@@ -121,6 +121,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(settings.api.max_body, 32 << 20);
     assert!(settings.database.url.is_none());
     assert_eq!(settings.database.max_connections, 8);
+    assert!(!settings.database.synchronous_commit);
     assert_eq!(settings.sync.settle_margin, seconds(120));
     let recheck = |window, every| Recheck { window: seconds(window), every: seconds(every) };
     let (hour, day) = (3600, 86_400);
@@ -273,6 +274,7 @@ fn ranges_include_their_ends_and_nothing_beyond() {
             &["65535", "64kB", "2GiB", "1073741825", "MiB", "32Mib", "1.5MiB", "-1"],
         ),
         ("database.max_connections", &["2", "100"], &["1", "101"]),
+        ("database.synchronous_commit", &["true", "false"], &["off", "1", ""]),
         ("sync.settle_margin", &["0s", "1h"], &["61m", "-1s"]),
         ("streams.messages.enabled", &["true", "false"], &["yes", "1", ""]),
         ("streams.messages.interval", &["1s", "1d"], &["0s", "999ms", "25h"]),

@@ -12,9 +12,11 @@ use heymarket_sync::{
     },
 };
 use proptest::prelude::*;
+use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use support::database::{TestDatabase, database, empty_database};
+use support::server::TestServer;
 
 #[tokio::test]
 async fn a_new_database_is_empty_then_current() {
@@ -378,8 +380,8 @@ async fn a_pass_goes_on_where_it_was_and_leaves_the_others_alone() {
     assert_eq!(fresh.covered, []);
 
     assert_eq!(store.coverage().await.unwrap().len(), 2);
-    store.end_pass(&recheck).await.unwrap();
-    store.end_pass(&standing).await.unwrap();
+    store.end_pass(&lease, &recheck).await.unwrap();
+    store.end_pass(&lease, &standing).await.unwrap();
     assert_eq!(store.pass(&recheck).await.unwrap(), None);
     assert!(store.pass(&standing).await.unwrap().is_some(), "the standing pass never ends");
     store.commit(&lease, &batch).await.unwrap();
@@ -416,6 +418,40 @@ async fn one_leads_until_it_lets_go_or_falls_silent() {
     assert_eq!(store.leader().await.unwrap(), None);
     assert_eq!(store.acquire_lease("third").await.unwrap().unwrap().holder(), "third");
     database.drop().await;
+}
+
+#[tokio::test]
+async fn a_lead_ends_with_a_crash_of_the_server() {
+    let server = TestServer::start().await;
+    let url = SecretString::from(server.database().url());
+    let store = connect(&url, 8).await.unwrap();
+    store.migrate().await.unwrap();
+    let lease = store.acquire_lease("first").await.unwrap().unwrap();
+    let key = line("date", STANDING);
+    store.begin_pass(&key, None, None, at(0)).await.unwrap();
+    let batch = Batch { messages: vec![message(1, Some(1), "a")], ..Batch::default() };
+    let settled = async |lease| loop {
+        match store.commit(lease, &batch).await {
+            Err(error) if error.is_transient() => {}
+            outcome => return outcome,
+        }
+    };
+    settled(&lease).await.unwrap();
+
+    server.kill(Signal::INT).await;
+    settled(&lease).await.expect("a server that is stopped keeps what it committed");
+
+    server.kill(Signal::KILL).await;
+    assert!(matches!(settled(&lease).await, Err(StoreError::ServerCrashed)));
+    assert!(matches!(store.end_pass(&lease, &key).await, Err(StoreError::ServerCrashed)));
+    assert!(matches!(store.end_line(&lease, key.stream, &key.line).await, Err(StoreError::ServerCrashed)));
+    assert!(store.pass(&key).await.unwrap().is_some());
+
+    store.release_lease(&lease).await.unwrap();
+    let next = store.acquire_lease("first").await.unwrap().unwrap();
+    settled(&next).await.unwrap();
+    store.close().await;
+    server.stop().await;
 }
 
 #[tokio::test]

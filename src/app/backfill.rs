@@ -3,12 +3,13 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::api::client::Client;
 use crate::api::model::Stream;
 use crate::clock;
 use crate::interval::Interval;
-use crate::store::{BACKFILL, Holder, LEASE_POLL, LineKey, PassState, Run, STANDING};
+use crate::store::{BACKFILL, Holder, LEASE_POLL, LineKey, PassState, Run, STANDING, StoreError};
 use crate::sync::line::Line;
 use crate::sync::scheduler::SyncError;
 
@@ -82,7 +83,12 @@ impl App {
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
                     let outcome = term.backfill(stream).await;
                     self.give_up(lease, keeper).await;
-                    outcome?;
+                    match outcome {
+                        Err(SyncError::Store(error @ StoreError::ServerCrashed)) => {
+                            warn!(%error, "reading again")
+                        }
+                        outcome => outcome?,
+                    }
                     continue;
                 }
                 Err(holder) => holder,

@@ -69,7 +69,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         max_body: reader.body_size("api.max_body"),
     };
     let (url, url_file) = reader.database_url().unzip();
-    let database = Database { url, max_connections: reader.integer("database.max_connections", 2..=100) };
+    let database = Database {
+        url,
+        max_connections: reader.integer("database.max_connections", 2..=100),
+        synchronous_commit: reader.boolean("database.synchronous_commit"),
+    };
     let sync = Sync { settle_margin: reader.duration("sync.settle_margin", Duration::ZERO..=HOUR) };
     let streams = Streams {
         messages: stream(&mut reader, "streams.messages"),

@@ -79,6 +79,8 @@ pub struct Database {
     /// `None`: the embedded PostgreSQL.
     pub url: Option<SecretString>,
     pub max_connections: u32,
+    /// Whether each transaction with rows waits until it is on disk.
+    pub synchronous_commit: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -66,7 +66,8 @@ impl Availability {
         match outcome {
             Ok(_) => *since = None,
             // These say nothing about the database.
-            Err(error) if error.is_data() || matches!(error, StoreError::LeadLost) => {}
+            Err(error)
+                if error.is_data() || matches!(error, StoreError::LeadLost | StoreError::ServerCrashed) => {}
             Err(error) => {
                 if error.is_disconnected() {
                     self.lost_session();

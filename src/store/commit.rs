@@ -17,7 +17,9 @@ use super::{
 
 /// Begins a writing transaction. Without the setting, a plan that was made while a table was small scans
 /// it once per row, and goes on so, while the table grows to millions, until the next ANALYZE.
-pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
+const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
+/// The same, of one that does not wait for the disk.
+const BEGIN_ASYNCHRONOUS: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off";
 
 /// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
@@ -41,15 +43,16 @@ pub(super) enum Care {
 }
 
 impl Store {
-    /// Writes `batch` in one transaction: conversations with members, messages, contacts with notes,
-    /// rejects, tallies, coverage, each sorted by key, and at the end checks `lease`. All of it is kept or
+    /// Writes `batch` in one transaction: messages, conversations with members, contacts with notes, rejects,
+    /// tallies, coverage, each sorted by key, and at the end checks `lease`. All of it is kept or
     /// none; the same batch may be committed again after an error.
     ///
     /// A row that PostgreSQL refuses is set aside alone, whole, in the same transaction. A proof for a line
     /// whose pass has ended is dropped; [`Store::begin_pass`] comes before the first.
     ///
     /// # Errors
-    /// [`StoreError::LeadLost`]; [`StoreError::is_transient`] errors may be tried again.
+    /// [`StoreError::LeadLost`] and [`StoreError::ServerCrashed`], which end the lead; [`StoreError::is_transient`]
+    /// errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let outcome = match self.write(Care::Together, lease, batch).await {
             Err(error) if error.is_data() => self.write(Care::Sifted, lease, batch).await,
@@ -59,10 +62,15 @@ impl Store {
         outcome
     }
 
+    /// How a transaction with rows begins.
+    pub(super) fn begin_rows(&self) -> &'static str {
+        if self.synchronous_commit { BEGIN } else { BEGIN_ASYNCHRONOUS }
+    }
+
     async fn write(&self, care: Care, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let begun = || StoreError::query("beginning a transaction");
-        let mut connection = self.writer.acquire().await.map_err(begun())?;
-        let mut transaction = connection.begin_with(BEGIN).await.map_err(begun())?;
+        let mut connection = self.writing.session().await.map_err(begun())?;
+        let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
         let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
         // The refused come last: of two rejects of a row, the later counts.
         let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();
@@ -84,6 +92,7 @@ impl Store {
             // It would keep buffers for the largest statement that it ever sent.
             connection.shrink_buffers();
         }
+        self.writing.keep(connection);
         Ok(written)
     }
 }
@@ -98,9 +107,11 @@ pub(super) async fn write_rows(
         (batch.newest_conversations(), batch.newest_messages(), batch.newest_contacts());
     let mut written = Committed::default();
     let mut refused = Refused::default();
+    // Conversations after messages: their own stream's transactions write them too, and wait for these until they
+    // are committed.
     for (rows, part) in [
-        (&mut written.conversations, Part::Conversations(&conversations)),
         (&mut written.messages, Part::Messages(&messages)),
+        (&mut written.conversations, Part::Conversations(&conversations)),
         (&mut written.contacts, Part::Contacts(&contacts)),
     ] {
         *rows = match care {

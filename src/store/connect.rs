@@ -8,6 +8,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use crate::api::model::Stream;
+
 use super::{
     Store, StoreError,
     availability::{Availability, Write},
@@ -34,9 +36,9 @@ const SESSION: [(&str, &str); 7] = [
 ];
 
 /// Connects to the database at `url` (`postgres://user:password@host:port/database`), with at most
-/// `max_connections` connections (2 or more), made as they are needed. One of them is kept for writing rows: its
-/// session has the plans ready, and its buffers are the only ones that grow with the size of a batch. Of three or
-/// more, the leader keeps one for what it asks all the time.
+/// `max_connections` connections (2 or more), made as they are needed. One for each stream, but half of them at most,
+/// are kept for writing rows: their sessions have the plans ready, and their buffers are the only ones that grow with
+/// the size of a batch. Of three or more, the leader keeps one for what it asks all the time.
 ///
 /// # Errors
 /// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
@@ -67,8 +69,14 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
             })
             .connect_lazy_with(options.clone())
     };
-    let (pool, writer) = (pool(max_connections.saturating_sub(1)), pool(1));
-    Ok(Store { pool, writer, kept: Kept::beside(max_connections.saturating_sub(2)), availability })
+    let writers = (max_connections / 2).clamp(1, Stream::ALL.len() as u32);
+    let others = max_connections.saturating_sub(writers);
+    let (pool, writer) = (pool(others), pool(writers));
+    let asking = Kept::of(pool.clone(), usize::from(others > 1));
+    // A stream that waited for the session of another would wait for ever if that one were kept.
+    let streams = Stream::ALL.len();
+    let writing = Kept::of(writer.clone(), if writers as usize == streams { streams } else { 0 });
+    Ok(Store { pool, writer, asking, writing, availability, synchronous_commit: false })
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

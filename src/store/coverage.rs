@@ -11,7 +11,7 @@ use crate::api::model::Stream;
 use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
 
-use super::{LineKey, STANDING, Store, StoreError};
+use super::{Lease, LineKey, STANDING, Store, StoreError, lease};
 
 /// One row of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,12 @@ impl Store {
     }
 
     /// Drops the record of a pass that is done. The standing pass stays.
-    pub async fn end_pass(&self, key: &LineKey) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::LeadLost`], and [`StoreError::ServerCrashed`], where the pass may not be done any longer.
+    pub async fn end_pass(&self, lease: &Lease, key: &LineKey) -> Result<(), StoreError> {
+        let failed = || StoreError::query("ending a pass");
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
         sqlx::query!(
             "DELETE FROM heymarket_sync.coverage WHERE stream = $1 AND line = $2 AND pass = $3 AND pass <> $4",
             key.stream.name(),
@@ -107,24 +112,31 @@ impl Store {
             key.pass,
             STANDING,
         )
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(StoreError::query("ending a pass"))?;
-        Ok(())
+        .map_err(failed())?;
+        lease::check(&mut transaction, lease).await?;
+        transaction.commit().await.map_err(failed())
     }
 
     /// Drops the record of all passes of a line that is not needed any longer. What other lines proved without its
     /// rows is withdrawn before.
-    pub async fn end_line(&self, stream: Stream, line: &str) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::LeadLost`], and [`StoreError::ServerCrashed`], where the line may have been needed.
+    pub async fn end_line(&self, lease: &Lease, stream: Stream, line: &str) -> Result<(), StoreError> {
+        let failed = || StoreError::query("ending a line");
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
         sqlx::query!(
             "DELETE FROM heymarket_sync.coverage WHERE stream = $1 AND line = $2",
             stream.name(),
             line,
         )
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(StoreError::query("ending a line"))?;
-        Ok(())
+        .map_err(failed())?;
+        lease::check(&mut transaction, lease).await?;
+        transaction.commit().await.map_err(failed())
     }
 
     /// The pass's row, or `None` where it has not begun or is done.

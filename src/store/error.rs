@@ -52,6 +52,12 @@ pub enum StoreError {
     #[error("the lead was lost to another instance; nothing of this transaction was kept")]
     LeadLost,
 
+    #[error(
+        "the database server has crashed or was replaced, and may have lost what was committed last; reading goes on \
+         from what it holds"
+    )]
+    ServerCrashed,
+
     #[error("the window of pass {pass:?} on {line:?} is empty")]
     EmptyWindow { line: String, pass: String },
 

@@ -1,53 +1,49 @@
-//! The session that the leader asks on all the time: kept, since a pool asks the server again at each return.
+//! Sessions that are in use all the time: kept, since a pool asks the server when it gives a session and again when
+//! it takes it back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::{Postgres, pool::PoolConnection};
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
 
-use super::Store;
-
-/// Room for one session, shared by all clones of a [`Store`].
-#[derive(Clone, Debug, Default)]
+/// Some sessions of a pool, shared by all clones of a [`Store`](super::Store).
+#[derive(Clone, Debug)]
 pub(super) struct Kept {
-    room: Option<Arc<Mutex<Option<PoolConnection<Postgres>>>>>,
+    pool: PgPool,
+    /// How many are kept at most.
+    room: usize,
+    sessions: Arc<Mutex<Vec<PoolConnection<Postgres>>>>,
 }
 
 impl Kept {
-    /// Without room where the pool has no other session.
-    pub fn beside(others: u32) -> Self {
-        Self { room: (others > 0).then(Arc::default) }
+    pub fn of(pool: PgPool, room: usize) -> Self {
+        Self { pool, room, sessions: Arc::default() }
     }
 
-    /// Gives the session back to the pool.
-    pub fn end(&self) {
-        drop(self.take());
-    }
-
-    fn take(&self) -> Option<PoolConnection<Postgres>> {
-        self.locked()?.take()
-    }
-
-    fn locked(&self) -> Option<MutexGuard<'_, Option<PoolConnection<Postgres>>>> {
-        // Whole after any panic.
-        Some(self.room.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Store {
-    /// The session that is kept, or one of the pool where none is, or it is in use.
-    pub(super) async fn kept_session(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        match self.kept.take() {
+    /// A session that was kept, or one of the pool where none is, or all are in use.
+    pub async fn session(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        // Not in a match: the lock must not be held while waiting for the pool.
+        let kept = self.locked().pop();
+        match kept {
             Some(session) => Ok(session),
             None => self.pool.acquire().await,
         }
     }
 
     /// Keeps the session for the next time. Not for one on which a statement failed: the pool looks at it.
-    pub(super) fn keep_session(&self, session: PoolConnection<Postgres>) {
-        if let Some(mut room) = self.kept.locked()
-            && !self.pool.is_closed()
-        {
-            *room = Some(session);
+    pub fn keep(&self, session: PoolConnection<Postgres>) {
+        let mut sessions = self.locked();
+        if sessions.len() < self.room && !self.pool.is_closed() {
+            sessions.push(session);
         }
+    }
+
+    /// Gives the sessions back to the pool.
+    pub fn end(&self) {
+        self.locked().clear();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<PoolConnection<Postgres>>> {
+        // Whole after any panic.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,10 @@
 //! A takeover locks the row `FOR UPDATE`; a writing transaction checks its epoch at its end with
 //! `FOR KEY SHARE`, which a renewal does not wait for and a takeover does. So what a leader commits is
 //! committed before its successor begins, and what a former leader still has in hand fails.
+//!
+//! A server that crashes may undo what was committed last, rows and proof together, and then a leader must forget
+//! what it remembers of them. So a lead ends with a crash, too: its epoch is in an unlogged table, which a crash (or a
+//! failover) empties.
 
 use std::time::Duration;
 
@@ -71,6 +75,7 @@ impl Store {
         .await
         .map_err(failed())?;
         if let Some(epoch) = first {
+            begin_uncrashed(&mut transaction, epoch).await?;
             transaction.commit().await.map_err(failed())?;
             return Ok(Ok(Lease { holder: holder.to_owned(), epoch }));
         }
@@ -96,6 +101,7 @@ impl Store {
         .fetch_one(&mut *transaction)
         .await
         .map_err(failed())?;
+        begin_uncrashed(&mut transaction, epoch).await?;
         transaction.commit().await.map_err(failed())?;
         Ok(Ok(Lease { holder: holder.to_owned(), epoch }))
     }
@@ -113,7 +119,7 @@ impl Store {
 
     async fn prolong(&self, lease: &Lease) -> Result<u64, StoreError> {
         let failed = || StoreError::query("renewing the lead");
-        let mut session = self.kept_session().await.map_err(failed())?;
+        let mut session = self.asking.session().await.map_err(failed())?;
         let renewed = sqlx::query!(
             "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)
              WHERE epoch = $1",
@@ -123,13 +129,13 @@ impl Store {
         .execute(&mut *session)
         .await
         .map_err(failed())?;
-        self.keep_session(session);
+        self.asking.keep(session);
         Ok(renewed.rows_affected())
     }
 
     /// Gives the lead back, for another to take at once. Does nothing where it is lost already.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.kept.end();
+        self.asking.end();
         sqlx::query!(
             "UPDATE heymarket_sync.lease SET expires_at = '-infinity' WHERE epoch = $1",
             lease.epoch
@@ -152,11 +158,32 @@ impl Store {
     }
 }
 
-/// Fails the transaction of a former leader, and makes a takeover wait for that of the present one.
+async fn begin_uncrashed(connection: &mut PgConnection, epoch: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH former AS (DELETE FROM heymarket_sync.uncrashed WHERE epoch <> $1)
+         INSERT INTO heymarket_sync.uncrashed (epoch) VALUES ($1) ON CONFLICT DO NOTHING",
+        epoch
+    )
+    .execute(connection)
+    .await
+    .map_err(StoreError::query("taking the lead"))?;
+    Ok(())
+}
+
+/// Fails the transaction of a former leader, and of one whose server has crashed, and makes a takeover wait for that of
+/// the present one.
 pub(super) async fn check(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
-    sqlx::query_scalar!("SELECT epoch FROM heymarket_sync.lease WHERE epoch = $1 FOR KEY SHARE", lease.epoch)
-        .fetch_optional(connection)
-        .await
-        .map_err(StoreError::query("checking the lead"))?
-        .map_or(Err(StoreError::LeadLost), |_| Ok(()))
+    let uncrashed = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM heymarket_sync.uncrashed u WHERE u.epoch = l.epoch) AS "uncrashed!"
+           FROM heymarket_sync.lease l WHERE l.epoch = $1 FOR KEY SHARE OF l"#,
+        lease.epoch
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::query("checking the lead"))?;
+    match uncrashed {
+        Some(true) => Ok(()),
+        Some(false) => Err(StoreError::ServerCrashed),
+        None => Err(StoreError::LeadLost),
+    }
 }

@@ -58,28 +58,50 @@ pub const BACKFILL: &str = "backfill";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    /// For rows alone.
+    /// For rows alone: a session for each stream, if there are enough.
     writer: PgPool,
-    kept: Kept,
+    /// The session that the leader asks on all the time.
+    asking: Kept,
+    /// The sessions that rows are written on.
+    writing: Kept,
     availability: Availability,
+    /// Whether rows wait for the disk.
+    synchronous_commit: bool,
 }
 
 impl Store {
     /// A store over connections that the caller made; see [`connect`] for those made from an address.
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { writer: pool.clone(), pool, kept: Kept::default(), availability: Availability::default() }
+        let none = Kept::of(pool.clone(), 0);
+        Self {
+            asking: none.clone(),
+            writing: none,
+            writer: pool.clone(),
+            pool,
+            availability: Availability::default(),
+            synchronous_commit: false,
+        }
+    }
+
+    /// Whether each transaction with rows waits until it is on disk, as the server's own settings tell (`false` at
+    /// first: it does not). One that does not wait may be undone by a crash of the server within the next second, as a
+    /// whole, and the rows are read again: see [`StoreError::ServerCrashed`].
+    pub fn synchronous_commit(self, synchronous_commit: bool) -> Self {
+        Self { synchronous_commit, ..self }
     }
 
     /// Ends all connections.
     pub async fn close(&self) {
         // Closed first: no session is kept from here on, and none that is would let it end.
         let closed = self.pool.close();
-        self.kept.end();
-        self.writer.close().await;
+        self.asking.end();
+        let writers_closed = self.writer.close();
+        self.writing.end();
+        writers_closed.await;
         closed.await;
     }
 
-    /// The connections, but for the one that rows are written with.
+    /// The connections, but for those that rows are written with.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }

@@ -15,7 +15,7 @@ impl Store {
     /// Looks for all of them at once: it is asked all the time.
     pub async fn asked(&self) -> Result<Asked, StoreError> {
         let failed = || StoreError::query("looking for requests");
-        let mut session = self.kept_session().await.map_err(failed())?;
+        let mut session = self.asking.session().await.map_err(failed())?;
         let asked = sqlx::query_as!(
             Asked,
             r#"
@@ -28,7 +28,7 @@ impl Store {
         .fetch_one(&mut *session)
         .await
         .map_err(failed())?;
-        self.keep_session(session);
+        self.asking.keep(session);
         Ok(asked)
     }
 }

@@ -6,7 +6,7 @@ use crate::api::model::{Rows, Stream};
 
 use super::{
     Batch, Lease, Store, StoreError,
-    commit::{BEGIN, Care, write_rows},
+    commit::{Care, write_rows},
     lease,
 };
 
@@ -146,8 +146,11 @@ impl Store {
         verdicts: &[Verdict],
     ) -> Result<(), StoreError> {
         let failed = || StoreError::query("noting what became of retries");
-        let mut transaction =
-            self.writer.begin_with(BEGIN).await.map_err(StoreError::query("beginning a transaction"))?;
+        let mut transaction = self
+            .pool
+            .begin_with(self.begin_rows())
+            .await
+            .map_err(StoreError::query("beginning a transaction"))?;
         let (_, refused) = write_rows(&mut transaction, care, batch).await?;
         let (reasons, partials): (Vec<_>, Vec<_>) = verdicts
             .iter()

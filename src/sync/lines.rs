@@ -57,7 +57,7 @@ impl Lines {
             let is_backfill = key.stream == stream && key.pass.starts_with(BACKFILL);
             if is_backfill && !needed.contains(&key.line.as_str()) {
                 info!(%stream, line = key.line, pass = key.pass, "dropped: another line shows its rows");
-                self.engine.store.end_pass(&key).await?;
+                self.engine.store.end_pass(&self.engine.lease, &key).await?;
             }
         }
         Ok(())
@@ -92,7 +92,7 @@ impl Lines {
                 }
             }
         }
-        store.end_line(line.stream, line.name()).await?;
+        store.end_line(&self.engine.lease, line.stream, line.name()).await?;
         info!(stream = %line.stream, line = line.name(), "the line ends: the endpoint's own list shows its rows");
         Ok(())
     }

@@ -116,7 +116,7 @@ impl LineTask {
             };
             if gaps.is_empty() {
                 info!(stream = %key.stream, line = key.line, pass = key.pass, "done");
-                self.engine.store.end_pass(&key).await?;
+                self.engine.store.end_pass(&self.engine.lease, &key).await?;
                 self.passes.forget(&key.pass);
                 continue;
             }

@@ -1,9 +1,11 @@
 //! One term of leadership: every stream's lines are read to the present, kept there, and filled backwards.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,7 @@ use crate::store::{BACKFILL, Lease, STANDING, Store, StoreError};
 use crate::telemetry;
 
 use super::fill::Spend;
+use super::known::Known;
 use super::line::Line;
 use super::line_task::{Duty, LineTask};
 use super::lines::Lines;
@@ -86,6 +89,7 @@ pub struct Term {
 pub(super) struct Engine {
     pub reader: Reader,
     pub store: Store,
+    pub lease: Lease,
     pub settings: Arc<Settings>,
     holder: Arc<str>,
     pub spend: Spend,
@@ -123,10 +127,10 @@ impl Term {
         let api = &self.settings.api;
         // A child, so that an error in one stream ends the others and leaves the caller's token alone.
         let cancel = self.cancel.child_token();
-        let (writer, mut written) =
-            Writer::spawn(self.store.clone(), self.lease.clone(), Arc::clone(&self.progress), cancel.clone());
+        let known = Arc::<Known>::default();
+        let turns = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
         let (requests, backfills) = Requests::spawn(self.store.clone(), self.lease.clone(), &cancel);
-        let engine = Engine {
+        let engine = |writer| Engine {
             reader: Reader {
                 client: match duty {
                     Duty::Keep => self.client.patient(),
@@ -135,24 +139,30 @@ impl Term {
                 writer,
                 progress: Arc::clone(&self.progress),
                 readings: Arc::default(),
+                turns: Arc::clone(&turns),
                 limit: api.page_size,
                 settle_margin: TimeDelta::from_std(self.settings.sync.settle_margin)
                     .unwrap_or(TimeDelta::MAX),
                 cancel: cancel.clone(),
             },
             store: self.store.clone(),
+            lease: self.lease.clone(),
             settings: Arc::clone(&self.settings),
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
-            backfills,
+            backfills: backfills.clone(),
         };
         let mut tasks = JoinSet::new();
+        let mut writers = Vec::new();
         for stream in streams.iter().copied() {
-            let engine = engine.clone();
+            let progress = Arc::clone(&self.progress);
+            let (store, lease) = (self.store.clone(), self.lease.clone());
+            let (writer, written) = Writer::spawn(store, lease, progress, Arc::clone(&known), cancel.clone());
+            writers.push(written);
+            // When its tasks end, their copies of the way to the writer are gone, and it ends.
+            let engine = engine(writer);
             tasks.spawn(async move { engine.stream(stream, duty).await });
         }
-        // Only the tasks' copies of the way to the writer are left: when they end, it ends.
-        drop(engine);
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
             let ended = match ended {
@@ -171,14 +181,19 @@ impl Term {
             }
         }
         requests.stop().await;
-        match (&mut written).await {
-            Ok(Ok(())) => outcome,
-            Ok(Err(error)) => Err(SyncError::Store(error)),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => outcome,
-            },
+        let mut refused = Ok(());
+        for written in writers {
+            match written.await {
+                Ok(Err(error)) => refused = refused.and(Err(SyncError::Store(error))),
+                Ok(Ok(())) => {}
+                Err(error) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
         }
+        refused.and(outcome)
     }
 }
 

@@ -3,16 +3,18 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::api::client::{Client, Response};
 use crate::api::error::{ApiError, ErrorKind};
-use crate::api::lenient;
+use crate::api::lenient::{self, NotAnArray};
 use crate::api::limiter::Priority;
-use crate::api::model::UnreadableBody;
+use crate::api::model::{Rows, UnreadableBody};
 use crate::clock;
 use crate::crash::{self, CrashPoint};
 use crate::interval::{Interval, TICK};
@@ -41,6 +43,8 @@ pub struct Reader {
     pub writer: Writer,
     pub progress: Arc<Progress>,
     pub readings: Arc<Readings>,
+    /// To read pages: one for each processor.
+    pub turns: Arc<Semaphore>,
     pub limit: u32,
     pub settle_margin: TimeDelta,
     pub cancel: CancellationToken,
@@ -162,32 +166,28 @@ impl Reader {
                 permit = Arc::clone(&share).acquire_owned() => permit.map_err(|_| WriterGone)?,
             };
             let read = match self.ask(errand, walk.ask()).await {
-                Ok(response) => {
-                    let (stream, field) = (errand.line.stream, errand.line.field);
-                    let is_held = |id, updated| self.writer.has_conversation(id, updated);
-                    match lenient::read_page_beyond(&is_held, stream, field, &response.body) {
-                        Ok(rows) => Ok((response, rows)),
-                        Err(error) => {
-                            unreadable += 1;
-                            let request_id = response.request_id.unwrap_or_default();
-                            if unreadable == 1 {
-                                warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
-                            }
-                            let waiting_may_help = !error.is_too_much() && !walk.is_on_detour();
-                            if waiting_may_help && unreadable <= UNREADABLE_RETRIES {
-                                drop((response.body, response.room));
-                                self.pause(&mut retry).await?;
-                                continue;
-                            }
-                            if walk.asks_for_one() {
-                                let reason = format!("{error} (request id {request_id})");
-                                let body = UnreadableBody::of(&response.body);
-                                self.set_aside(errand, &walk, reason, body).await?;
-                            }
-                            Err(walk.unreadable(Obstacle::Unreadable))
+                Ok(response) => match self.rows(&errand.line, &response.body).await? {
+                    Ok(rows) => Ok((response, rows)),
+                    Err(error) => {
+                        unreadable += 1;
+                        let request_id = response.request_id.unwrap_or_default();
+                        if unreadable == 1 {
+                            warn!(stream = %errand.line.stream, request_id, %error, "a page is not an array of rows");
                         }
+                        let waiting_may_help = !error.is_too_much() && !walk.is_on_detour();
+                        if waiting_may_help && unreadable <= UNREADABLE_RETRIES {
+                            drop((response.body, response.room));
+                            self.pause(&mut retry).await?;
+                            continue;
+                        }
+                        if walk.asks_for_one() {
+                            let reason = format!("{error} (request id {request_id})");
+                            let body = UnreadableBody::of(&response.body);
+                            self.set_aside(errand, &walk, reason, body).await?;
+                        }
+                        Err(walk.unreadable(Obstacle::Unreadable))
                     }
-                }
+                },
                 Err(error) => Err(match error.kind() {
                     ErrorKind::Cancelled => return Err(WalkError::Stopped),
                     _ if error.is_outage() => return Err(WalkError::Api(error)),
@@ -271,6 +271,24 @@ impl Reader {
         let cursor_field = self.readings.of(errand.line.stream).cursor;
         let request = errand.line.request(ask, cursor_field);
         self.client.page(&request, errand.priority, &self.cancel).await
+    }
+
+    /// Reads a page, apart from the tasks that answer others: reading keeps a processor busy for milliseconds.
+    async fn rows(&self, line: &Line, body: &Bytes) -> Result<Result<Rows, NotAnArray>, WalkError> {
+        // Never closed: a turn is missing only then.
+        let _turn = self.turns.acquire().await.ok();
+        let (stream, field) = (line.stream, line.field);
+        let (writer, body) = (self.writer.clone(), body.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let is_held = |id, updated| writer.has_conversation(id, updated);
+            lenient::read_page_beyond(&is_held, stream, field, &body)
+        });
+        match reading.await.map_err(JoinError::try_into_panic) {
+            Ok(rows) => Ok(rows),
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The program ends.
+            Err(Err(_)) => Err(WalkError::Stopped),
+        }
     }
 
     async fn set_aside(

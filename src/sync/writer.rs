@@ -1,4 +1,4 @@
-//! The one writer: takes what has queued and commits it, rows and proof together.
+//! A stream's one writer: takes what has queued and commits it, rows and proof together.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -66,16 +66,17 @@ pub struct Writer {
 pub struct WriterGone;
 
 impl Writer {
-    /// Starts the writer. It ends with an error only where trying again cannot help (the lead is lost, the
+    /// Starts the writer of a stream, whose pages are committed in the order in which they are handed over; `known`
+    /// is shared by all of a term. It ends with an error only where trying again cannot help (the lead is lost, the
     /// database refuses), or where it is cancelled while the database is away.
-    pub fn spawn(
+    pub(super) fn spawn(
         store: Store,
         lease: Lease,
         progress: Arc<Progress>,
+        known: Arc<Known>,
         cancel: CancellationToken,
     ) -> (Self, JoinHandle<Result<(), StoreError>>) {
         let (queue, work) = mpsc::channel(QUEUE_PAGES);
-        let known = Arc::<Known>::default();
         let task = Task { store, lease, progress, cancel, known: Arc::clone(&known) };
         (Self { queue, known }, tokio::spawn(task.run(work)))
     }
