@@ -173,6 +173,14 @@ async fn a_reject_is_resolved_only_by_a_version_at_least_as_new_as_what_was_refu
         ("B | b | B", Some('B')),
         ("b , B", Some('B')),
         ("A , a", None),
+        ("b | A", None),
+        ("b | A | A", None),
+        ("A | b | A", None),
+        ("c | A | B", None),
+        ("c | A , B", None),
+        ("a | A", Some('A')),
+        ("b | A | B", Some('B')),
+        ("C | b | A", Some('C')),
     ];
     // Bad for the reader, which lets the row land without the field, and for PostgreSQL, which refuses the row.
     let refused = (Stream::Contacts, format!("\"{}\"", long()));
@@ -202,6 +210,40 @@ async fn a_reject_is_resolved_only_by_a_version_at_least_as_new_as_what_was_refu
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_bad_copy_older_than_what_is_held_is_kept_and_alarms_nobody() {
+    for stream in Stream::ALL {
+        let mirror = Mirror::new().await;
+        let bad = version(stream, 1, "[]");
+        mirror.commit([page(stream, &[version(stream, 2, "\"good\"")])]).await;
+        let mut seen = Vec::new();
+        for times in 1..=2 {
+            mirror.commit([page(stream, std::slice::from_ref(&bad))]).await;
+            assert_eq!(mirror.open().await, [], "{stream}");
+            let kept = mirror.store.list_rejects(0, None, true).await.unwrap();
+            assert_eq!((kept.len(), kept[0].times), (1, times), "{stream}");
+            let (held, payload) = mirror.store.reject(kept[0].id).await.unwrap().unwrap();
+            assert_eq!(payload, bad.as_bytes(), "{stream}");
+            seen.push(held.resolved_at.unwrap());
+        }
+        assert_eq!(seen[0], seen[1], "{stream}: it is resolved since it was set aside first");
+    }
+}
+
+#[tokio::test]
+async fn an_open_reject_of_unknown_version_outlives_an_older_bad_copy() {
+    let mirror = Mirror::new().await;
+    let bad = |version: &str| format!(r#"{{"id":1,{version},"first":[]}}"#);
+    let good = contact(1, 5, "good");
+    let unknown = bad(r#""rev":"x","updated":"2024-05-01T00:00:06Z""#);
+    let older = bad(r#""updated":"2024-05-01T00:00:04Z""#);
+    for row in [&good, &unknown, &older] {
+        mirror.commit([page(Stream::Contacts, std::slice::from_ref(row))]).await;
+    }
+    let open: Vec<_> = mirror.open().await.into_iter().map(|held| held.4).collect();
+    assert_eq!(open, [unknown.into_bytes()]);
 }
 
 #[tokio::test]

@@ -104,8 +104,9 @@ impl Store {
 }
 
 /// Sets `rejects` aside: one row per source id, or per payload where the id is unknown, with the payload and reason
-/// of the newest version, the latest of several such. An unknown version may be the newest. Returns how many rows
-/// that wrote.
+/// of the newest version, the latest of several such. An unknown version may be the newest. What is known to be older
+/// than the row held is kept as resolved, and in place of no open reject. Comes after the rows themselves. Returns
+/// how many rows that wrote.
 pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
     let mut written = 0;
     for rejects in statements(rejects, |reject| reject.payload.len() + reject.reason.len()) {
@@ -117,6 +118,8 @@ pub(super) async fn upsert(connection: &mut PgConnection, rejects: &[&Reject]) -
 async fn upsert_together(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
     let streams: Vec<_> = rejects.iter().map(|reject| reject.stream.name()).collect();
     let source_ids: Vec<_> = rejects.iter().map(|reject| reject.source_id.as_deref()).collect();
+    let ids: Vec<Option<i64>> =
+        rejects.iter().map(|reject| reject.source_id.as_ref()?.parse().ok()).collect();
     let partials: Vec<_> = rejects.iter().map(|reject| reject.partial).collect();
     let reasons: Vec<_> = rejects.iter().map(|reject| reject.reason.as_str()).collect();
     let payloads: Vec<_> = rejects.iter().map(|reject| &reject.payload[..]).collect();
@@ -125,26 +128,41 @@ async fn upsert_together(connection: &mut PgConnection, rejects: &[&Reject]) -> 
     let written = sqlx::query!(
         r#"
         INSERT INTO heymarket_sync.rejects AS held (
-            stream, source_id, partial, reason, payload, times, rev, updated)
+            stream, source_id, partial, reason, payload, times, rev, updated, resolved_at)
         SELECT DISTINCT ON (i.stream, i.identity)
                i.stream, i.source_id, i.partial, i.reason, i.payload,
-               count(*) OVER (PARTITION BY i.stream, i.identity), i.rev, i.updated
+               count(*) OVER (PARTITION BY i.stream, i.identity), i.rev, i.updated,
+               CASE WHEN EXISTS (
+                   SELECT FROM heymarket.messages h
+                   WHERE i.stream = 'messages' AND h.id = i.id AND i.updated < h.updated
+                   UNION ALL
+                   SELECT FROM heymarket.conversations h
+                   WHERE i.stream = 'conversations' AND h.id = i.id AND i.updated < h.updated
+                   UNION ALL
+                   SELECT FROM heymarket.contacts h
+                   WHERE i.stream = 'contacts' AND h.id = i.id AND (
+                       coalesce(i.rev, '-9223372036854775808') < coalesce(h.rev, '-9223372036854775808')
+                           AND NOT (i.rev IS NULL AND i.updated IS NULL)
+                       OR i.rev IS NOT DISTINCT FROM h.rev AND i.updated < h.updated)
+               ) THEN now() END
         FROM (
             SELECT *, coalesce('id ' || source_id, 'sha256 ' || encode(sha256(payload), 'hex')) AS identity
             FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::bytea[], $6::bigint[],
-                        $7::timestamptz[])
-                 WITH ORDINALITY AS i (stream, source_id, partial, reason, payload, rev, updated, position)
+                        $7::timestamptz[], $8::bigint[])
+                 WITH ORDINALITY AS i (stream, source_id, partial, reason, payload, rev, updated, id, position)
         ) i
         ORDER BY i.stream, i.identity, (i.rev IS NULL AND i.updated IS NULL) DESC,
                  coalesce(i.rev, '-9223372036854775808') DESC, coalesce(i.updated, '-infinity') DESC,
                  i.position DESC
         ON CONFLICT (stream, identity) DO UPDATE
         SET partial = excluded.partial, reason = excluded.reason, payload = excluded.payload,
-            last_seen = excluded.last_seen, times = held.times + excluded.times, resolved_at = NULL,
+            last_seen = excluded.last_seen, times = held.times + excluded.times,
+            resolved_at = CASE WHEN excluded.resolved_at IS NOT NULL THEN held.resolved_at END,
             rev = excluded.rev, updated = excluded.updated
-        WHERE excluded.rev IS NULL AND excluded.updated IS NULL
-           OR (coalesce(excluded.rev, '-9223372036854775808'), coalesce(excluded.updated, '-infinity'))
-              >= (coalesce(held.rev, '-9223372036854775808'), coalesce(held.updated, '-infinity'))
+        WHERE (excluded.resolved_at IS NULL OR held.resolved_at IS NOT NULL)
+          AND (excluded.rev IS NULL AND excluded.updated IS NULL
+               OR (coalesce(excluded.rev, '-9223372036854775808'), coalesce(excluded.updated, '-infinity'))
+                  >= (coalesce(held.rev, '-9223372036854775808'), coalesce(held.updated, '-infinity')))
         "#,
         streams as _,
         source_ids as _,
@@ -153,6 +171,7 @@ async fn upsert_together(connection: &mut PgConnection, rejects: &[&Reject]) -> 
         payloads as _,
         revs as _,
         updated as _,
+        ids as _,
     )
     .execute(connection)
     .await

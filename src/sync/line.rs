@@ -33,12 +33,14 @@ impl Line {
         Self::new(Stream::Messages, TimeField::Updated, View::Default)
     }
 
-    /// The name in `heymarket_sync.coverage`: the field, and the view where it is not the endpoint's own.
+    /// The name in `heymarket_sync.coverage`: the field, and the view where it is not the endpoint's own. Views that
+    /// may show different rows have different names, but for those of closed conversations in different inboxes.
     pub fn name(&self) -> &'static str {
         match (self.field, &self.view) {
             (TimeField::Date, _) => "date",
             (TimeField::Updated, View::Default) => "updated",
-            (TimeField::Updated, View::Closed { .. }) => "updated/closed",
+            (TimeField::Updated, View::Closed { inboxes }) if inboxes.is_empty() => "updated/closed",
+            (TimeField::Updated, View::Closed { .. }) => "updated/closed by inbox",
             (TimeField::Updated, View::Archived) => "updated/archived",
         }
     }
@@ -72,5 +74,23 @@ impl Line {
             page: ask.page,
             ascending: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn lines_that_may_show_different_rows_have_ledgers_of_their_own() {
+        let closed = |inboxes: &[i64]| View::Closed { inboxes: inboxes.to_vec() };
+        let views = [View::Default, closed(&[]), closed(&[1, 2]), View::Archived];
+        let names: BTreeSet<_> = views
+            .into_iter()
+            .map(|view| Line::new(Stream::Conversations, TimeField::Updated, view).name())
+            .collect();
+        assert_eq!(names.len(), 4);
     }
 }

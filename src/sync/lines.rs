@@ -34,10 +34,14 @@ impl Lines {
         self.running.contains_key(line)
     }
 
-    /// Begins the line, unless it runs already.
-    pub(super) fn keep(&mut self, line: Line, oldest: Oldest) {
+    /// Begins the line, unless it runs already. One of the same name that asks for other inboxes ends, and what it
+    /// proved is taken back: it says nothing about inboxes that it did not ask for.
+    pub(super) async fn keep(&mut self, line: Line, oldest: Oldest) -> Result<(), SyncError> {
         if self.running.contains_key(&line) {
-            return;
+            return Ok(());
+        }
+        if self.running.keys().any(|other| other.name() == line.name()) {
+            self.withdraw(&line, "other inboxes are asked for now").await?;
         }
         let mut engine = self.engine.clone();
         let stop = engine.reader.cancel.child_token();
@@ -48,6 +52,7 @@ impl Lines {
             let ended = engine.line(line.clone(), oldest, run, duty).await;
             (line, ended)
         });
+        Ok(())
     }
 
     /// Ends backfills of lines that the stream does not need any more: nobody would carry them out.
@@ -98,9 +103,8 @@ impl Lines {
     }
 
     /// Stops the line and takes back what it proved since its reading was confirmed last.
-    pub(super) async fn withdraw(&mut self, line: &Line) -> Result<(), SyncError> {
+    pub(super) async fn withdraw(&mut self, line: &Line, reason: &str) -> Result<(), SyncError> {
         self.stop(line.name()).await?;
-        let reason = "the API reads its documentation differently now";
         self.engine.store.withdraw_unconfirmed(&line.key(STANDING), reason).await?;
         Ok(())
     }

@@ -260,7 +260,7 @@ impl Engine {
                 Err(SyncError::Api(error)) if duty == Duty::Keep && !error.is_outage() => {
                     let error = telemetry::chain(&error);
                     warn!(%stream, error, "the API could not be tested; trying again");
-                    lines.keep(main.clone(), oldest);
+                    lines.keep(main.clone(), oldest).await?;
                     lines.watch(stream, UNTESTED).await?;
                     continue;
                 }
@@ -269,7 +269,7 @@ impl Engine {
             let holds_for = surveyed.holds_for(undecided);
             undecided = if surveyed.is_decided() { 0 } else { undecided + 1 };
             for line in &surveyed.contradicted {
-                lines.withdraw(line).await?;
+                lines.withdraw(line, "the API reads its documentation differently now").await?;
             }
             for line in &surveyed.needless {
                 lines.end(line).await?;
@@ -280,7 +280,7 @@ impl Engine {
             self.record(stream, &surveyed).await?;
             for line in surveyed.lines {
                 let oldest = if line == main { oldest } else { Oldest::Unasked };
-                lines.keep(line, oldest);
+                lines.keep(line, oldest).await?;
             }
             lines.end_orphans(stream).await?;
             if duty == Duty::Keep {

@@ -216,11 +216,16 @@ fn found(answer: impl Fn(Question) -> Answer) -> Found {
 }
 
 fn needless(stream: Stream, survey: &Survey) -> Vec<Line> {
-    [(Question::Closed, View::Closed { inboxes: Vec::new() }), (Question::Archived, View::Archived)]
-        .into_iter()
-        .filter(|(question, _)| survey.answer(*question) == Answer::No)
-        .map(|(_, view)| Line::new(stream, TimeField::Updated, view))
-        .collect()
+    [
+        (Question::Closed, View::Closed { inboxes: Vec::new() }),
+        // Any inboxes: the line has one name.
+        (Question::Closed, View::Closed { inboxes: vec![0] }),
+        (Question::Archived, View::Archived),
+    ]
+    .into_iter()
+    .filter(|(question, _)| survey.answer(*question) == Answer::No)
+    .map(|(_, view)| Line::new(stream, TimeField::Updated, view))
+    .collect()
 }
 
 fn lines(stream: Stream, found: Found, hidden: &[View]) -> Vec<Line> {

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DurationRound, TimeDelta};
 use heymarket_sync::sandbox::{
-    Contact, CursorFields, DefaultView, Fault, Paging, Precision, SandboxOptions, Slips, UpdatedOrder,
+    CLOSED, Contact, CursorFields, DefaultView, Fault, PageRead, Paging, Precision, SandboxOptions, Slips,
+    UpdatedOrder,
 };
 
-use crate::history::{Burst, Change, FIRST_CONTACT, FIRST_MESSAGE, History};
+use crate::history::{Burst, Change, FIRST_CONTACT, FIRST_CONVERSATION, FIRST_MESSAGE, History};
 use crate::judge::{Ledger, assert_covered_is_held, assert_equal, assert_lost_is_open, missing};
-use crate::rig::{End, Rig};
+use crate::rig::{BEYOND_MARGIN, End, Rig};
 
 /// Where the broadcast lies among the messages.
 const BROADCAST: std::ops::Range<i64> = FIRST_MESSAGE + 150..FIRST_MESSAGE + 1_150;
@@ -96,6 +97,42 @@ fn pages_counted_from_zero() {
 #[test]
 fn closed_conversations_left_out() {
     assert_read_whole(Paging { conversations: DefaultView::Open, ..Paging::default() });
+}
+
+#[test]
+fn closed_conversations_have_one_line_even_if_one_is_closed_while_views_are_told_apart() {
+    for nth in 1..20 {
+        let paging = Paging { conversations: DefaultView::Open, ..Paging::default() };
+        let rig = Rig::new(SandboxOptions { paging, ..SandboxOptions::default() });
+        History { messages: Vec::new(), contacts: Vec::new(), ..broadcast() }.write(rig.state());
+        rig.state().on_request(nth, |state| {
+            state.change_conversation(FIRST_CONVERSATION + 1, |row| {
+                row.status = Arc::from(CLOSED);
+                row.updated = state.now().duration_trunc(TimeDelta::microseconds(1)).unwrap();
+            });
+        });
+        rig.sync(None);
+        let walked = |page: &&PageRead| !page.inboxes.is_empty() && page.limit != Some(1);
+        assert_eq!(rig.state().page_log().iter().find(walked), None, "request {nth}");
+        rig.pass(BEYOND_MARGIN);
+        assert_done(&rig, DefaultView::Open);
+    }
+}
+
+#[test]
+fn closed_conversations_alone_that_heed_created_at_alone() {
+    let paging = Paging {
+        conversations: DefaultView::Open,
+        row_cursor: CursorFields::CreatedAt,
+        cap: 30,
+        ..Paging::default()
+    };
+    let rig = Rig::new(SandboxOptions { paging, ..SandboxOptions::default() }).set("API__PAGE_SIZE", "30");
+    broadcast().write(rig.state());
+    for id in rig.state().conversations().into_keys() {
+        rig.state().change_conversation(id, |row| row.status = Arc::from(CLOSED));
+    }
+    assert_done(&rig, DefaultView::Open);
 }
 
 #[test]

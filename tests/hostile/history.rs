@@ -9,6 +9,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 pub const FIRST_MESSAGE: i64 = 1_000_000;
 pub const FIRST_CONVERSATION: i64 = 2_000_000;
 pub const FIRST_CONTACT: i64 = 3_000_000;
+/// One of the sandbox's inboxes: conversations of others show in no list by inbox.
+const INBOX: i64 = 101;
 /// Ids of rows that come while the history is read begin so much higher.
 const LIVE: i64 = 500_000;
 /// A row's content changes without a trace in its `updated` only while no sync can have settled it: less than
@@ -46,6 +48,7 @@ impl History {
             row.created = *at - TimeDelta::hours(1);
             row.status = Arc::from(if index % 3 == 0 { CLOSED } else { OPEN });
             row.name = Arc::from(format!("conversation {index}"));
+            row.inbox = INBOX;
             state.put_conversation(row);
         }
         for (index, at) in self.times(&self.messages, end).into_iter().enumerate() {

@@ -4,7 +4,6 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 use crate::api::endpoints::CursorField;
 use crate::api::error::{ApiError, ErrorKind};
-use crate::api::model::Stream;
 
 use super::comparison::Comparisons;
 use super::{Answer, Finding, Probe, Question};
@@ -22,9 +21,8 @@ pub(super) struct CursorTest {
 }
 
 impl Probe<'_> {
-    pub(super) async fn cursor_field(self, stream: Stream) -> Result<CursorTest, ApiError> {
-        let line = Line::main(stream);
-        let top = self.page(&line, None, None, self.limit).await?;
+    pub(super) async fn cursor_field(self, line: &Line) -> Result<CursorTest, ApiError> {
+        let top = self.page(line, None, None, self.limit).await?;
         let elements = top.elements;
         let test = |answer, evidence: String| CursorTest {
             findings: vec![Finding::new(Question::CursorField, answer, evidence)],
@@ -40,10 +38,10 @@ impl Probe<'_> {
             CursorField::Date => CursorField::CreatedAt,
         };
         for field in [documented, other] {
-            if let Some(below) = self.obeys(&line, field, cursor).await? {
+            if let Some(below) = self.obeys(line, field, cursor).await? {
                 comparisons.saw(cursor, &below);
                 if let Some(cursor) = comparisons.telling_cursor() {
-                    let below = self.page(&line, Some(field), Some(cursor), 2).await?.placed;
+                    let below = self.page(line, Some(field), Some(cursor), 2).await?.placed;
                     comparisons.saw(cursor, &below);
                 }
                 let evidence = "nothing newer than the cursor came back".to_owned();

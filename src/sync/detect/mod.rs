@@ -164,8 +164,16 @@ pub struct Probe<'a> {
 impl Probe<'_> {
     /// Tests everything that is open about a stream. What needs no other answer is asked at once.
     pub async fn survey(self, stream: Stream) -> Result<Survey, ApiError> {
-        let (cursor, newest, total) =
-            try_join!(self.cursor_field(stream), self.newest_rows(stream), self.total(stream))?;
+        let main = Line::main(stream);
+        let (mut cursor, newest, total) =
+            try_join!(self.cursor_field(&main), self.newest_rows(stream), self.total(stream))?;
+        if let NewestRows::OfViews(views) = &newest
+            && let Some(shown) = views.first()
+            && cursor.elements == 0
+        {
+            // The endpoint's own list is empty: every row is in a view that it hides.
+            cursor = self.cursor_field(&shown.line()).await?;
+        }
         let mut survey = Survey { findings: cursor.findings, hidden: Vec::new(), total };
         survey.findings.push(cursor::page_rows(cursor.elements, self.limit, total));
         let field = match survey.answer(Question::CursorField) {

@@ -25,6 +25,12 @@ pub(super) struct NewestOfView {
     newest: Place,
 }
 
+impl NewestOfView {
+    pub(super) fn line(&self) -> Line {
+        Line::new(Stream::Conversations, TimeField::Updated, self.view.clone())
+    }
+}
+
 impl Probe<'_> {
     /// The newest conversation of each view that shows any.
     pub(super) async fn newest_of_views(self) -> Result<Vec<NewestOfView>, ApiError> {
@@ -53,17 +59,15 @@ impl Probe<'_> {
         let listed = try_join_all(rows.iter().map(|row| self.lists(&main, field, *row))).await?;
         let listed: BTreeMap<Place, bool> = rows.into_iter().zip(listed).collect();
         let mut findings: Vec<Finding> = Vec::new();
-        let mut hidden = Vec::new();
-        let mut covered_by = None;
-        for NewestOfView { question, view, newest } in candidates {
-            if covered_by == Some(newest.1) {
-                continue;
-            }
-            let finding = if listed[&newest] {
+        let mut hidden: Vec<NewestOfView> = Vec::new();
+        for candidate in candidates {
+            let question = candidate.question;
+            let finding = if listed[&candidate.newest] {
                 Finding::new(question, Answer::No, "the endpoint lists them unasked")
+            } else if self.any_shows(&hidden, field, candidate.newest).await? {
+                continue;
             } else {
-                covered_by = Some(newest.1);
-                hidden.push(view);
+                hidden.push(candidate);
                 let evidence = "a conversation of this view is missing from the endpoint's own list";
                 Finding::new(question, Answer::Yes, evidence)
             };
@@ -80,13 +84,32 @@ impl Probe<'_> {
                 "there is no closed conversation",
             ));
         }
-        Ok((findings, hidden))
+        Ok((findings, hidden.into_iter().map(|hidden| hidden.view).collect()))
     }
 
-    /// None where the API does not tell.
+    /// Whether one of the views shows the row. The newest rows of two views may differ only because one was asked
+    /// later.
+    async fn any_shows(
+        self,
+        views: &[NewestOfView],
+        field: Option<CursorField>,
+        row: Place,
+    ) -> Result<bool, ApiError> {
+        for view in views {
+            if view.newest.1 == row.1 || self.lists(&view.line(), field, row).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Ascending, so that the same inboxes are the same view; none where the API does not tell.
     async fn inbox_ids(self) -> Result<Vec<i64>, ApiError> {
         match self.client.inboxes(Priority::Tail, self.cancel).await {
-            Ok(inboxes) => Ok(inboxes.into_iter().map(|inbox| inbox.id).collect()),
+            Ok(inboxes) => {
+                let ids: BTreeSet<i64> = inboxes.into_iter().map(|inbox| inbox.id).collect();
+                Ok(ids.into_iter().collect())
+            }
             Err(error)
                 if matches!(
                     error.kind(),
