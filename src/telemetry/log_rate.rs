@@ -13,7 +13,7 @@ use tracing::{Event, Level, Subscriber, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Lines that one place in the code logs within [`WINDOW`] at most.
+/// Lines that one place in the code logs within a minute at most.
 pub const MAX_LINES: u32 = 20;
 /// Counted from the place's first line.
 const WINDOW: Duration = Duration::from_secs(60);

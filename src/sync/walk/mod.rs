@@ -227,8 +227,10 @@ impl Walk {
     /// The page connects and brings older rows: it proves all above its last time.
     fn advance(&mut self, rows: &[Place]) -> Finding {
         if matches!(self.phase, Phase::Down) && self.resolution == 0 {
-            // A whole millisecond comes back from a server that cuts times, too.
-            let fine = |place: &Place| !place.0.timestamp_subsec_micros().is_multiple_of(1_000);
+            // From a server that cuts times, a whole millisecond comes back, too, and so does what a cursor of a whole
+            // millisecond is above.
+            let whole = |time: DateTime<Utc>| time.timestamp_subsec_micros().is_multiple_of(1_000);
+            let fine = |place: &Place| !whole(place.0) && !whole(place.0 + TICK);
             self.exact |= self.seam.back().is_some_and(fine);
         }
         self.disorders = 0;
