@@ -184,7 +184,7 @@ fn text() {
     let text = |text: &str| Ok(Some(text.to_owned()));
     assert_cases(
         "text",
-        |message| message.text.clone(),
+        |message| message.text.as_deref().map(str::to_owned),
         &[
             ("null", Ok(None)),
             (r#""""#, text("")),
@@ -354,7 +354,7 @@ fn members() {
         let (read, rejects) = conversation(&format!(r#""members":{empty}"#));
         assert_eq!((read.members, read.extra, rejects.len()), (vec![], None, 0));
     }
-    let member = |id, name: Option<&str>| Member { id, name: name.map(str::to_owned) };
+    let member = |id, name: Option<&str>| Member { id, name: name.map(Into::into) };
     let (read, rejects) = conversation(
         r#""members":[{"id":9,"name":"a"},{"id":2},{"id":9,"name":"b"},{"id":"2","name":null},{"id":9,"name":"c"}]"#,
     );

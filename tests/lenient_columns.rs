@@ -1,6 +1,7 @@
 //! Every field of the source lands in the column of its name.
 
 use chrono::{DateTime, Utc};
+use compact_str::CompactString;
 use heymarket_sync::api::{
     lenient::read_page,
     model::{Contact, Conversation, Json, Member, Message, Note, Rows, Stream, TimeField},
@@ -12,8 +13,8 @@ fn read(stream: Stream, row: &str) -> Rows {
     rows
 }
 
-fn text(text: &str) -> Option<String> {
-    Some(text.to_owned())
+fn text(text: &str) -> Option<CompactString> {
+    Some(text.into())
 }
 
 fn day(day: u32) -> Option<DateTime<Utc>> {
@@ -130,7 +131,7 @@ fn contacts() {
         tags: Some(Json(r#"["t",1]"#.to_owned())),
         is_opted_out: Some(false),
         notes: vec![Note {
-            id: "h".to_owned(),
+            id: "h".into(),
             date: day(2),
             name: text("i"),
             text: text("j"),

@@ -293,9 +293,9 @@ async fn members_and_notes_that_are_refused_take_their_row_with_them_and_no_othe
         format!(r#"{{"id":{id},"updated":"2024-05-01T00:00:00Z","conversation" : {talk}}}"#)
     };
     let mut embedded = page(Stream::Messages, &[message(1, &talk(11)), message(2, &talk(12))]);
-    embedded.embedded[1].members[0].name = Some("a\0".to_owned());
+    embedded.embedded[1].members[0].name = Some("a\0".into());
     let mut listed = page(Stream::Conversations, &[talk(21), talk(22)]);
-    listed.conversations[0].members[1].name = Some("\0".to_owned());
+    listed.conversations[0].members[1].name = Some("\0".into());
     mirror.commit([embedded, listed]).await;
     assert_eq!(mirror.ids("messages").await, [1, 2], "the messages themselves are fine");
     assert_eq!(mirror.ids("conversations").await, [11, 22]);

@@ -4,6 +4,7 @@ mod support;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use compact_str::CompactString;
 use heymarket_sync::{
     api::model::{Contact, Conversation, Json, Member, Message, Note, Reject, Rows, Stream, Version},
     interval::Interval,
@@ -873,8 +874,8 @@ fn line(line: &str, pass: &str) -> LineKey {
     LineKey { stream: Stream::Messages, line: line.to_owned(), pass: pass.to_owned() }
 }
 
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
+fn some(text: &str) -> Option<CompactString> {
+    Some(text.into())
 }
 
 fn json(text: &str) -> Option<Json> {
@@ -898,13 +899,13 @@ fn member(id: i64, name: &str) -> Member {
 }
 
 fn note(id: i64, text: &str) -> Note {
-    Note { id: id.to_string(), text: some(text), ..Note::default() }
+    Note { id: id.to_string().into(), text: some(text), ..Note::default() }
 }
 
 fn reject(source_id: &str, reason: &str) -> Reject {
     Reject {
         stream: Stream::Messages,
-        source_id: some(source_id),
+        source_id: Some(source_id.to_owned()),
         version: Version::default(),
         partial: true,
         reason: reason.to_owned(),
@@ -995,7 +996,7 @@ fn whole_contact() -> Contact {
         tags: json(r#"["t"]"#),
         is_opted_out: Some(false),
         notes: vec![Note {
-            id: "n1".to_owned(),
+            id: "n1".into(),
             date: Some(at(14)),
             name: some("nn"),
             text: some("nt"),

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use compact_str::CompactString;
 
 /// What is mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,21 +77,21 @@ pub struct Json(pub String);
 pub struct Message {
     pub id: i64,
     pub conversation_id: Option<i64>,
-    pub author: Option<String>,
+    pub author: Option<CompactString>,
     pub broadcast_id: Option<i64>,
     pub custom: Option<Json>,
     pub date: Option<DateTime<Utc>>,
     pub flagged: Option<bool>,
-    pub link_url: Option<String>,
-    pub local_id: Option<String>,
-    pub media: Option<String>,
-    pub phone: Option<String>,
-    pub status: Option<String>,
+    pub link_url: Option<CompactString>,
+    pub local_id: Option<CompactString>,
+    pub media: Option<CompactString>,
+    pub phone: Option<CompactString>,
+    pub status: Option<CompactString>,
     pub super_: Option<i64>,
     pub support: Option<bool>,
-    pub target: Option<String>,
-    pub text: Option<String>,
-    pub type_: Option<String>,
+    pub target: Option<CompactString>,
+    pub text: Option<CompactString>,
+    pub type_: Option<CompactString>,
     pub updated: Option<DateTime<Utc>>,
     pub user_id: Option<i64>,
     /// Unknown fields, and raw values of known fields that could not be read.
@@ -110,25 +111,25 @@ pub struct Conversation {
     pub id: i64,
     pub assigned: Option<i64>,
     pub blocked: Option<bool>,
-    pub channel: Option<String>,
+    pub channel: Option<CompactString>,
     pub created: Option<DateTime<Utc>>,
     pub creator: Option<i64>,
     pub email_noti: Option<bool>,
     pub inbox: Option<i64>,
     pub last_inbound: Option<i64>,
-    pub local_id: Option<String>,
+    pub local_id: Option<CompactString>,
     pub muted: Option<bool>,
-    pub name: Option<String>,
-    pub noreply: Option<String>,
-    pub op: Option<String>,
+    pub name: Option<CompactString>,
+    pub noreply: Option<CompactString>,
+    pub op: Option<CompactString>,
     pub read: Option<i64>,
     pub replied: Option<bool>,
     pub snooze_till: Option<DateTime<Utc>>,
-    pub status: Option<String>,
+    pub status: Option<CompactString>,
     pub super_: Option<i64>,
     pub support: Option<bool>,
-    pub target: Option<String>,
-    pub type_: Option<String>,
+    pub target: Option<CompactString>,
+    pub type_: Option<CompactString>,
     pub updated: Option<DateTime<Utc>>,
     /// One entry per member id; of an id listed twice, the later one.
     pub members: Vec<Member>,
@@ -146,30 +147,30 @@ impl Conversation {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     pub id: i64,
-    pub name: Option<String>,
+    pub name: Option<CompactString>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contact {
     pub id: i64,
-    pub avatar: Option<String>,
+    pub avatar: Option<CompactString>,
     pub created: Option<DateTime<Utc>>,
     pub creator_id: Option<i64>,
     pub custom: Option<Json>,
-    pub display_name: Option<String>,
-    pub email: Option<String>,
-    pub external_id: Option<String>,
-    pub external_ref: Option<String>,
-    pub first: Option<String>,
+    pub display_name: Option<CompactString>,
+    pub email: Option<CompactString>,
+    pub external_id: Option<CompactString>,
+    pub external_ref: Option<CompactString>,
+    pub first: Option<CompactString>,
     pub inbox_id: Option<i64>,
-    pub last: Option<String>,
-    pub op: Option<String>,
+    pub last: Option<CompactString>,
+    pub op: Option<CompactString>,
     pub parent_id: Option<i64>,
-    pub phone: Option<String>,
+    pub phone: Option<CompactString>,
     pub rev: Option<i64>,
     pub shared: Option<bool>,
     pub team_id: Option<i64>,
-    pub type_: Option<String>,
+    pub type_: Option<CompactString>,
     pub updated: Option<DateTime<Utc>>,
     pub assigned_user_id: Option<i64>,
     pub tags: Option<Json>,
@@ -189,10 +190,10 @@ impl Contact {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
-    pub id: String,
+    pub id: CompactString,
     pub date: Option<DateTime<Utc>>,
-    pub name: Option<String>,
-    pub text: Option<String>,
+    pub name: Option<CompactString>,
+    pub text: Option<CompactString>,
     pub user_id: Option<i64>,
 }
 

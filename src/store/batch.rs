@@ -150,7 +150,7 @@ mod tests {
         Message {
             id,
             updated: updated.map(|second| DateTime::from_timestamp(second, 0).unwrap()),
-            text: Some(text.to_owned()),
+            text: Some(text.into()),
             ..Message::default()
         }
     }
@@ -159,7 +159,7 @@ mod tests {
         Conversation {
             id,
             updated: DateTime::from_timestamp(updated, 0),
-            name: Some(name.to_owned()),
+            name: Some(name.into()),
             ..Conversation::default()
         }
     }
@@ -209,7 +209,7 @@ mod tests {
             id: 1,
             rev,
             updated: DateTime::from_timestamp(updated, 0),
-            first: Some(first.to_owned()),
+            first: Some(first.into()),
             ..Contact::default()
         };
         let cases = [

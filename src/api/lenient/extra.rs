@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
+use compact_str::CompactString;
 
 use super::{json, row::Row, scalar, scan::Value};
 use crate::api::model::{Json, Reject};
@@ -28,7 +29,7 @@ struct Kept<'a> {
 
 impl<'a> Extra<'a> {
     #[inline]
-    pub fn text(&mut self, name: &'static str, value: Value<'a>) -> Option<String> {
+    pub fn text(&mut self, name: &'static str, value: Value<'a>) -> Option<CompactString> {
         self.settle(name, value, scalar::text(value))
     }
 

@@ -1,6 +1,8 @@
 //! What a page takes in memory once it is read, which its bytes alone do not bound: a row of a few bytes has as many
 //! fields as any, and text grows where it must be mended.
 
+use compact_str::CompactString;
+
 use crate::api::model::{Contact, Conversation, Json, Message, Rows, Stream};
 
 /// What is read of a page takes at most so many bytes more than its body.
@@ -75,8 +77,8 @@ impl Mark {
     }
 }
 
-fn text(text: &Option<String>) -> usize {
-    text.as_ref().map_or(0, |text| text.len() + PIECE)
+fn text(text: &Option<CompactString>) -> usize {
+    text.as_ref().filter(|text| text.is_heap_allocated()).map_or(0, |text| text.len() + PIECE)
 }
 
 fn json(json: &Option<Json>) -> usize {

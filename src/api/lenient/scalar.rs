@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
+use compact_str::CompactString;
 
 use super::{
     json,
@@ -18,11 +19,11 @@ pub(super) type Reading<T> = Result<Option<T>, &'static str>;
 
 /// Text as it is; of a number or a flag, its JSON text.
 #[inline]
-pub(super) fn text(value: Value<'_>) -> Reading<String> {
+pub(super) fn text(value: Value<'_>) -> Reading<CompactString> {
     match value.kind {
         Kind::Null => Ok(None),
-        Kind::Text { .. } => string(value).map(|text| Some(text.into_owned())),
-        Kind::Number | Kind::True | Kind::False => Ok(Some(text::mend(value.raw).into_owned())),
+        Kind::Text { .. } => string(value).map(|text| Some(text.into())),
+        Kind::Number | Kind::True | Kind::False => Ok(Some(text::mend(value.raw).into())),
         Kind::Array | Kind::Object | Kind::Malformed => Err(unexpected(value.kind)),
     }
 }
