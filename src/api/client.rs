@@ -110,7 +110,7 @@ impl Client {
                     .map_err(|error| ApiError::new(ErrorKind::Setup, "setup").with_source(error))?,
                 base_url: settings.base_url.clone(),
                 max_body: settings.max_body,
-                room: Room::new(),
+                room: Room::new(settings.max_in_flight),
                 auth: Auth::new(credentials),
                 limiter: Limiter::new(settings.requests_per_minute),
                 in_flight: Semaphore::new(settings.max_in_flight),

@@ -35,7 +35,8 @@ pub struct Committed {
     pub refused: u64,
 }
 
-/// How rows are written: all of a table at once, or so that those which PostgreSQL refuses are found.
+/// How rows are written: all of a table at once, the fastest way, or upserted, so that those which PostgreSQL refuses
+/// are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Care {
     Together,
@@ -55,7 +56,9 @@ impl Store {
     /// errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let outcome = match self.write(Care::Together, lease, batch).await {
-            Err(error) if error.is_data() => self.write(Care::Sifted, lease, batch).await,
+            Err(error) if error.is_data() || error.is_of_copy() => {
+                self.write(Care::Sifted, lease, batch).await
+            }
             done => done,
         };
         if let Some(stream) = batch.stream() {

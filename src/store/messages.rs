@@ -1,10 +1,57 @@
 //! Messages into the mirror.
 
+use std::collections::HashSet;
+
 use sqlx::PgConnection;
 
 use crate::api::model::Message;
 
-use super::{StoreError, commit::column};
+use super::{
+    StoreError,
+    commit::column,
+    copy::{self, copy},
+};
+
+/// Inserts those of `rows` that are not there yet; returns how many, and the others. Fails where COPY does not take
+/// them, or where another session inserts one of them meanwhile ([`StoreError::is_of_copy`]).
+pub(super) async fn insert_new<'a>(
+    connection: &mut PgConnection,
+    rows: &[&'a Message],
+) -> Result<(u64, Vec<&'a Message>), StoreError> {
+    if rows.len() < copy::MIN_ROWS {
+        return Ok((0, rows.to_vec()));
+    }
+    let held = held(connection, rows).await?;
+    let (held, new): (Vec<_>, Vec<_>) = rows.iter().partition(|row| held.contains(&row.id));
+    Ok((insert(connection, &new).await?, held))
+}
+
+async fn held(connection: &mut PgConnection, rows: &[&Message]) -> Result<HashSet<i64>, StoreError> {
+    let ids = column(rows, |row| row.id);
+    let held = sqlx::query_scalar!("SELECT id FROM heymarket.messages WHERE id = ANY ($1)", &ids);
+    let held = held.fetch_all(connection).await.map_err(StoreError::query("looking for messages"))?;
+    Ok(held.into_iter().collect())
+}
+
+async fn insert(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let statement = "COPY heymarket.messages (
+            id, conversation_id, author, broadcast_id, custom, date, flagged, link_url, local_id, media,
+            phone, status, super, support, target, text, type, updated, user_id, _extra)
+        FROM STDIN (FORMAT binary)";
+    let copied = copy(connection, statement, 20, rows, |row, tuples| {
+        tuples.add(Some(row.id))?.add(row.conversation_id)?.add(row.author.as_deref())?;
+        tuples.add(row.broadcast_id)?.add_json(row.custom.as_ref())?.add(row.date)?.add(row.flagged)?;
+        tuples.add(row.link_url.as_deref())?.add(row.local_id.as_deref())?.add(row.media.as_deref())?;
+        tuples.add(row.phone.as_deref())?.add(row.status.as_deref())?.add(row.super_)?.add(row.support)?;
+        tuples.add(row.target.as_deref())?.add(row.text.as_deref())?.add(row.type_.as_deref())?;
+        tuples.add(row.updated)?.add(row.user_id)?.add_json(row.extra.as_ref())?;
+        Ok(())
+    });
+    copied.await.map_err(StoreError::query("inserting messages"))
+}
 
 /// Writes those of `rows` (one per id, by ascending id) that are not older than what is held and differ
 /// from it; returns how many. The others are filtered by a join before the INSERT, since

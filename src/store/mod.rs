@@ -9,6 +9,7 @@ mod commit;
 mod connect;
 mod contacts;
 mod conversations;
+mod copy;
 mod coverage;
 mod error;
 mod kept;

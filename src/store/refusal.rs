@@ -38,8 +38,18 @@ impl Refused {
 }
 
 impl Part<'_> {
-    /// Writes all of it, or fails; returns how many rows that wrote.
+    /// Writes all of it the fastest way, or fails; returns how many rows that wrote.
     pub async fn write(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
+        match self {
+            Self::Messages(rows) => {
+                let (inserted, held) = messages::insert_new(connection, rows).await?;
+                Ok(inserted + Part::Messages(&held).upsert(connection).await?)
+            }
+            part => part.upsert(connection).await,
+        }
+    }
+
+    async fn upsert(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
         let mut written = 0;
         match self {
             Self::Conversations(rows) => {
@@ -69,7 +79,7 @@ impl Part<'_> {
         let mut parts = vec![self];
         while let Some(part) = parts.pop() {
             let mut savepoint = connection.begin().await.map_err(failed())?;
-            match part.write(&mut savepoint).await {
+            match part.upsert(&mut savepoint).await {
                 Ok(rows) => {
                     savepoint.commit().await.map_err(failed())?;
                     written += rows;

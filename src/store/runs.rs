@@ -108,16 +108,19 @@ pub(super) async fn credit(
             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
                  WITH ORDINALITY AS t (run, requests, rows_read, rejected, position)
             GROUP BY run
+        ), present AS (
+            -- In the order in which every writer locks them.
+            SELECT id, stream FROM heymarket_sync.runs WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE
         ), credited AS (
             SELECT tally.*,
-                   CASE row_number() OVER (PARTITION BY runs.stream ORDER BY position)
+                   CASE row_number() OVER (PARTITION BY present.stream ORDER BY position)
                    WHEN 1 THEN coalesce(w.rows_written, 0) ELSE 0 END AS rows_written,
-                   CASE row_number() OVER (PARTITION BY runs.stream ORDER BY position)
+                   CASE row_number() OVER (PARTITION BY present.stream ORDER BY position)
                    WHEN 1 THEN coalesce(w.refused, 0) ELSE 0 END AS refused
             FROM tally
-            JOIN heymarket_sync.runs ON runs.id = tally.run
+            JOIN present ON present.id = tally.run
             LEFT JOIN unnest($5::text[], $6::bigint[], $7::bigint[]) AS w (stream, rows_written, refused)
-                 ON w.stream = runs.stream
+                 ON w.stream = present.stream
         )
         UPDATE heymarket_sync.runs r
         SET requests = r.requests + c.requests, rows_read = r.rows_read + c.rows_read,

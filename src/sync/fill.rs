@@ -33,6 +33,7 @@ pub async fn fill(
     let mut obstacles = Vec::new();
     let mut claims: Vec<Arc<Claim>> = Vec::new();
     let mut walkers = JoinSet::new();
+    let mut walks = 0;
     loop {
         let page_rows = reader.readings.of(errand.line.stream).page_rows.unwrap_or(reader.limit);
         let wanted = planner::walkers(reader.client.latency(), spend.requests_per_minute, spend.max_walkers);
@@ -40,7 +41,9 @@ pub async fn fill(
             let Some(gap) = gaps.pop().or_else(|| take_part(&claims, page_rows, errand)) else { break };
             let claim = Arc::new(Claim::new(gap));
             claims.push(Arc::clone(&claim));
-            let (reader, errand) = (reader.clone(), errand.clone());
+            let (mut reader, errand) = (reader.clone(), errand.clone());
+            reader.writer = reader.writer.for_walk(walks);
+            walks += 1;
             walkers.spawn(async move {
                 let walked = reader.walk(&errand, &claim, None, None).await;
                 (claim, walked)

@@ -14,13 +14,19 @@ const KNOWN_CONVERSATIONS: usize = 50_000;
 /// need not be asked.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    versions: Mutex<HashMap<i64, Option<DateTime<Utc>>>>,
+    versions: Mutex<Versions>,
 }
+
+/// `updated` of each conversation, by its id.
+type Versions = HashMap<i64, Version>;
+
+/// `updated` in microseconds, as the database keeps it; [`i64::MIN`] where there is none.
+type Version = i64;
 
 impl Known {
     /// Whether the conversation is held at this version or a newer one, as far as is remembered.
     pub(super) fn is_held(&self, id: i64, updated: Option<DateTime<Utc>>) -> bool {
-        self.locked().get(&id).is_some_and(|held| updated <= *held)
+        self.locked().get(&id).is_some_and(|held| version(updated) <= *held)
     }
 
     /// Takes the embedded conversations that would change nothing out of a page.
@@ -29,14 +35,12 @@ impl Known {
     }
 
     /// The versions that are held once `rows` are committed.
-    pub(super) fn versions<'a>(
-        rows: impl Iterator<Item = &'a Conversation>,
-    ) -> Vec<(i64, Option<DateTime<Utc>>)> {
-        rows.map(|row| (row.id, row.updated)).collect()
+    pub(super) fn versions<'a>(rows: impl Iterator<Item = &'a Conversation>) -> Vec<(i64, Version)> {
+        rows.map(|row| (row.id, version(row.updated))).collect()
     }
 
     /// Remembers versions that have been committed.
-    pub(super) fn remember(&self, versions: Vec<(i64, Option<DateTime<Utc>>)>) {
+    pub(super) fn remember(&self, versions: Vec<(i64, Version)>) {
         let mut known = self.locked();
         if known.len() + versions.len() > KNOWN_CONVERSATIONS {
             known.clear();
@@ -47,10 +51,14 @@ impl Known {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<i64, Option<DateTime<Utc>>>> {
+    fn locked(&self) -> MutexGuard<'_, Versions> {
         // Each entry is whole after any panic.
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn version(updated: Option<DateTime<Utc>>) -> Version {
+    updated.map_or(Version::MIN, |updated| updated.timestamp_micros())
 }
 
 #[cfg(test)]
@@ -87,7 +95,7 @@ mod tests {
     fn memory_is_bounded() {
         let known = Known::default();
         for id in 0..3 * KNOWN_CONVERSATIONS as i64 {
-            known.remember(vec![(id, None)]);
+            known.remember(vec![(id, version(None))]);
             assert!(known.locked().len() <= KNOWN_CONVERSATIONS);
         }
     }

@@ -155,11 +155,9 @@ impl Term {
         let mut tasks = JoinSet::new();
         let mut writers = Vec::new();
         for stream in streams.iter().copied() {
-            let progress = Arc::clone(&self.progress);
-            let (store, lease) = (self.store.clone(), self.lease.clone());
             let (writer, written) =
-                Writer::spawn(stream, store, lease, progress, Arc::clone(&known), cancel.clone());
-            writers.push(written);
+                Writer::spawn(stream, &self.store, &self.lease, &self.progress, &known, &cancel);
+            writers.extend(written);
             // When its tasks end, their copies of the way to the writer are gone, and it ends.
             let engine = engine(writer);
             tasks.spawn(async move { engine.stream(stream, duty).await });

@@ -1,4 +1,4 @@
-//! A stream's one writer: takes what has queued and commits it, rows and proof together.
+//! A stream's writer: takes what has queued and commits it, rows and proof together.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,9 +23,11 @@ use super::progress::Progress;
 /// Pages of one walk that may be asked for, or wait for the database, at once: one is asked while the one before
 /// is written. A process that is killed has at most these to ask again.
 pub const UNWRITTEN_PAGES: usize = 2;
-/// Pages that may wait for the database; walkers wait beyond that.
-const QUEUE_PAGES: usize = 32;
-/// Pages that wait while the writer keeps up: those that came during one transaction.
+/// Transactions of a stream that may be open at once: while one is prepared, or ends, the database works on another.
+const LANES: usize = 2;
+/// Pages that may wait for the database in each lane; walkers wait beyond that.
+const QUEUE_PAGES: usize = 16;
+/// Pages that wait while the writer keeps up: those that came during one transaction of each lane.
 const BEHIND_PAGES: usize = 4;
 /// Rows after which a transaction takes no further page.
 const BATCH_ROWS: usize = 1_500;
@@ -54,9 +56,13 @@ enum Work {
 }
 
 /// The way to the writer. When the last one is dropped, the writer commits what has queued and ends.
+///
+/// A page proves what it brings together with what the pages before it on its walk brought, so those of one walk
+/// take one lane, in which pages are committed in the order in which they are handed over.
 #[derive(Clone)]
 pub struct Writer {
-    queue: mpsc::Sender<Work>,
+    lanes: [mpsc::Sender<Work>; LANES],
+    lane: usize,
     known: Arc<Known>,
 }
 
@@ -66,20 +72,37 @@ pub struct Writer {
 pub struct WriterGone;
 
 impl Writer {
-    /// Starts the writer of a stream, whose pages are committed in the order in which they are handed over; `known`
-    /// is shared by all of a term. It ends with an error only where trying again cannot help (the lead is lost, the
-    /// database refuses), or where it is cancelled while the database is away.
+    /// Starts the writer of a stream; `known` is shared by all of a term. Its tasks end with an error only where trying
+    /// again cannot help (the lead is lost, the database refuses), or where they are cancelled while the database is
+    /// away.
     pub(super) fn spawn(
         stream: Stream,
-        store: Store,
-        lease: Lease,
-        progress: Arc<Progress>,
-        known: Arc<Known>,
-        cancel: CancellationToken,
-    ) -> (Self, JoinHandle<Result<(), StoreError>>) {
-        let (queue, work) = mpsc::channel(QUEUE_PAGES);
-        let task = Task { stream, store, lease, progress, cancel, known: Arc::clone(&known) };
-        (Self { queue, known }, tokio::spawn(task.run(work)))
+        store: &Store,
+        lease: &Lease,
+        progress: &Arc<Progress>,
+        known: &Arc<Known>,
+        cancel: &CancellationToken,
+    ) -> (Self, Vec<JoinHandle<Result<(), StoreError>>>) {
+        let mut tasks = Vec::with_capacity(LANES);
+        let lanes = std::array::from_fn(|_| {
+            let (lane, work) = mpsc::channel(QUEUE_PAGES);
+            let task = Task {
+                stream,
+                store: store.clone(),
+                lease: lease.clone(),
+                progress: Arc::clone(progress),
+                known: Arc::clone(known),
+                cancel: cancel.clone(),
+            };
+            tasks.push(tokio::spawn(task.run(work)));
+            lane
+        });
+        (Self { lanes, lane: 0, known: Arc::clone(known) }, tasks)
+    }
+
+    /// The same writer, for the walk of this number among those that go on at once.
+    pub fn for_walk(&self, walk: usize) -> Self {
+        Self { lane: walk % LANES, ..self.clone() }
     }
 
     /// Whether this version of the conversation, or a newer one, has been committed; `false` where it is not known.
@@ -89,24 +112,36 @@ impl Writer {
 
     /// Whether pages wait for the database: more walkers would only make more of them wait.
     pub fn is_behind(&self) -> bool {
-        self.queue.max_capacity() - self.queue.capacity() >= BEHIND_PAGES
+        let waiting = |lane: &mpsc::Sender<Work>| lane.max_capacity() - lane.capacity();
+        self.lanes.iter().map(waiting).sum::<usize>() >= BEHIND_PAGES
     }
 
-    /// Hands over a page; waits while the queue is full.
+    /// Hands over a page; waits while the lane's queue is full.
     pub async fn page(&self, page: Page) -> Result<(), WriterGone> {
-        self.queue.send(Work::Page(Box::new(page))).await.map_err(|_| WriterGone)
+        self.send(self.lane, Work::Page(Box::new(page))).await
     }
 
     /// Hands over a page that was no list of rows, to be set aside.
     pub async fn unreadable(&self, page: UnreadablePage) -> Result<(), WriterGone> {
-        self.queue.send(Work::Unreadable(Box::new(page))).await.map_err(|_| WriterGone)
+        self.send(self.lane, Work::Unreadable(Box::new(page))).await
     }
 
-    /// Returns when all pages handed over before are committed.
+    /// Returns when all pages handed over before, in any lane, are committed.
     pub async fn flush(&self) -> Result<(), WriterGone> {
-        let (done, committed) = oneshot::channel();
-        self.queue.send(Work::Flush(done)).await.map_err(|_| WriterGone)?;
-        committed.await.map_err(|_| WriterGone)
+        let mut committing = Vec::with_capacity(LANES);
+        for lane in 0..LANES {
+            let (done, committed) = oneshot::channel();
+            self.send(lane, Work::Flush(done)).await?;
+            committing.push(committed);
+        }
+        for committed in committing {
+            committed.await.map_err(|_| WriterGone)?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, lane: usize, work: Work) -> Result<(), WriterGone> {
+        self.lanes[lane].send(work).await.map_err(|_| WriterGone)
     }
 }
 
@@ -115,8 +150,8 @@ struct Task {
     store: Store,
     lease: Lease,
     progress: Arc<Progress>,
-    cancel: CancellationToken,
     known: Arc<Known>,
+    cancel: CancellationToken,
 }
 
 impl Task {

@@ -4,16 +4,13 @@ use std::{error::Error, io};
 
 use bytes::{Bytes, BytesMut};
 
-use super::room::{LARGE_BODY, Room, Share};
+use super::room::{LARGE_BODY, Room, Turn};
 use crate::api::{endpoints::Shape, error::ErrorKind};
 
 /// The most bytes of an answer that lists no rows: it is read into a tree, which takes many times as much.
 pub(super) const MAX_SMALL_BODY: u64 = 1024 * 1024;
 /// How much room is made for a body before it arrives, whatever length it announces.
 const MAX_RESERVED: u64 = 1024 * 1024;
-/// The GNU allocator gives a piece larger than this back as soon as it is freed. Of smaller ones, it keeps as much as
-/// the largest that was ever freed, for each thread.
-const GIVEN_BACK: u64 = 32 * 1024 * 1024 + 1;
 
 /// Why there is no whole body.
 pub(super) enum BodyFailure {
@@ -21,44 +18,30 @@ pub(super) enum BodyFailure {
     Broken(reqwest::Error),
 }
 
-/// Reads the body, at most `max` bytes after decompression. With `room`, a large one waits for its turn.
+/// Reads the body, at most `max` bytes after decompression. With `turn`, a large one waits until it has room.
 pub(super) async fn read_body(
     response: &mut reqwest::Response,
     max: u64,
-    room: Option<&Room>,
-) -> Result<(Bytes, Option<Share>), BodyFailure> {
+    mut turn: Option<(&Room, &mut Turn)>,
+) -> Result<Bytes, BodyFailure> {
     let announced = response.content_length().unwrap_or(0);
     if announced > max {
         return Err(BodyFailure::TooLarge);
     }
     let mut body = BytesMut::with_capacity(announced.min(MAX_RESERVED) as usize);
-    let mut large = None;
     while let Some(chunk) = response.chunk().await.map_err(BodyFailure::Broken)? {
         if (body.len() + chunk.len()) as u64 > max {
             return Err(BodyFailure::TooLarge);
         }
-        if let Some(room) = room
+        if let Some((room, turn)) = &mut turn
             && body.len() + chunk.len() > LARGE_BODY
         {
-            if large.is_none() {
-                large = Some(room.enlarge().await);
-                // Growing by doubling would take twice as much. Of what is reserved, only what comes takes memory.
-                let whole = if announced > 0 { announced } else { max }.max(GIVEN_BACK);
-                let mut roomy = BytesMut::with_capacity(whole as usize);
-                roomy.extend_from_slice(&body);
-                body = roomy;
-            }
-            if let Some(turn) = &mut large {
-                room.grow(turn, body.len() + chunk.len()).await;
-            }
+            room.enlarge(turn).await;
+            room.grow(turn, body.len() + chunk.len()).await;
         }
         body.extend_from_slice(&chunk);
     }
-    let share = match room {
-        Some(room) => Some(room.hold(body.len(), large).await),
-        None => None,
-    };
-    Ok((body.freeze(), share))
+    Ok(body.freeze())
 }
 
 /// Whether a body begins and ends as `shape` does. One that begins right and ends wrong was cut off.

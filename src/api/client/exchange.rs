@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Client, Response,
     answer::{BodyFailure, MAX_SMALL_BODY, check_shape, read_body, status_kind, transport_kind},
+    room::Turn,
 };
 use crate::{
     api::{
@@ -108,11 +109,17 @@ impl Client {
         cancel: &CancellationToken,
     ) -> Result<Response, Refusal> {
         let (shared, endpoint) = (&self.shared, call.endpoint);
-        let _place = tokio::select! {
+        let (_place, turn) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(cancelled(endpoint).into()),
-            // Never closed: a place is missing only then.
-            place = shared.in_flight.acquire() => place.ok(),
+            under_way = async {
+                let turn = match endpoint.brings_rows() {
+                    true => Some(shared.room.reserve().await),
+                    false => None,
+                };
+                // Never closed: a place is missing only then.
+                (shared.in_flight.acquire().await.ok(), turn)
+            } => under_way,
         };
         shared.limiter.acquire(priority, cancel).await.map_err(|_| cancelled(endpoint))?;
         let authorization = shared
@@ -124,7 +131,7 @@ impl Client {
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(cancelled(endpoint).into()),
-            outcome = self.ask(call, &authorization) => outcome,
+            outcome = self.ask(call, &authorization, turn) => outcome,
         };
         let took = sent.elapsed();
         let told = outcome.as_ref().map_or_else(|refusal| refusal.error.kind().name(), |_| "ok");
@@ -144,7 +151,12 @@ impl Client {
         }
     }
 
-    async fn ask(&self, call: &Call, authorization: &Authorization) -> Result<Response, Refusal> {
+    async fn ask(
+        &self,
+        call: &Call,
+        authorization: &Authorization,
+        mut turn: Option<Turn>,
+    ) -> Result<Response, Refusal> {
         let endpoint = call.endpoint;
         let mut url = endpoint.url(&self.shared.base_url);
         if !call.query.is_empty() {
@@ -185,7 +197,7 @@ impl Client {
                     header(headers, LOCATION).and_then(|target| self.shared.base_url.join(target).ok());
                 error.with_redirect_host(target.and_then(|target| target.host_str().map(printable)))
             } else {
-                let (body, _) = read_body(&mut response, MAX_ERROR_BODY, None).await.unwrap_or_default();
+                let body = read_body(&mut response, MAX_ERROR_BODY, None).await.unwrap_or_default();
                 error.with_server_message(server_message(&body).filter(|message| {
                     // A server that echoes the credential must not bring it into a log.
                     !echoes(message, authorization)
@@ -197,14 +209,16 @@ impl Client {
             true => self.shared.max_body,
             false => self.shared.max_body.min(MAX_SMALL_BODY),
         };
-        let read = read_body(&mut response, max_body, Some(&self.shared.room)).await;
-        let (body, room) = read.map_err(|failure| match failure {
+        let room = &self.shared.room;
+        let read = read_body(&mut response, max_body, turn.as_mut().map(|turn| (room, turn))).await;
+        let body = read.map_err(|failure| match failure {
             BodyFailure::TooLarge => refused(ErrorKind::TooLarge),
             BodyFailure::Broken(error) => refused(transport_kind(&error)).with_source(error.without_url()),
         })?;
         if let Err(kind) = check_shape(&body, endpoint.shape()) {
             return Err(refused(kind).with_body(UnreadableBody::of(&body)).into());
         }
+        let room = turn.map(|turn| room.settle(turn, body.len()));
         Ok(Response { body, room, server_time, request_id, attempts: 1, took: Duration::ZERO })
     }
 }
