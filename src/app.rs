@@ -159,7 +159,7 @@ impl App {
             let outcome = term.catch_up(streams).await;
             self.give_up(lease, keeper).await;
             match outcome {
-                Err(SyncError::Store(error @ StoreError::ServerCrashed)) => warn!(%error, "reading again"),
+                Err(SyncError::Store(error @ StoreError::ServerRestarted)) => warn!(%error, "reading again"),
                 outcome => return Ok(outcome?),
             }
         }
@@ -294,7 +294,8 @@ impl OutageLog {
 
 /// Whether a new term may well succeed at once after one that ended so.
 fn passes(error: &SyncError) -> bool {
-    let ends_a_lead = |error: &StoreError| matches!(error, StoreError::LeadLost | StoreError::ServerCrashed);
+    let ends_a_lead =
+        |error: &StoreError| matches!(error, StoreError::LeadLost | StoreError::ServerRestarted);
     matches!(error, SyncError::Store(error) if error.is_transient() || ends_a_lead(error))
 }
 

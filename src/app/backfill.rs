@@ -84,7 +84,7 @@ impl App {
                     let outcome = term.backfill(stream).await;
                     self.give_up(lease, keeper).await;
                     match outcome {
-                        Err(SyncError::Store(error @ StoreError::ServerCrashed)) => {
+                        Err(SyncError::Store(error @ StoreError::ServerRestarted)) => {
                             warn!(%error, "reading again")
                         }
                         outcome => outcome?,

@@ -59,7 +59,8 @@ impl Availability {
             Ok(_) => drop(state.since.remove(&write)),
             // These say nothing about the database.
             Err(error)
-                if error.is_data() || matches!(error, StoreError::LeadLost | StoreError::ServerCrashed) => {}
+                if error.is_data() || matches!(error, StoreError::LeadLost | StoreError::ServerRestarted) => {
+            }
             Err(error) => {
                 state.since.entry(write).or_insert_with(clock::now);
                 state.error = telemetry::chain(error);

@@ -22,7 +22,7 @@ const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
 const BEGIN_ASYNCHRONOUS: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off";
 
 /// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
-const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
+const STATEMENT_BYTES: usize = 1024 * 1024;
 
 /// How many rows a commit wrote; unchanged and older ones are not written and not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Store {
     /// whose pass has ended is dropped; [`Store::begin_pass`] comes before the first.
     ///
     /// # Errors
-    /// [`StoreError::LeadLost`] and [`StoreError::ServerCrashed`], which end the lead; [`StoreError::is_transient`]
+    /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`], which end the lead; [`StoreError::is_transient`]
     /// errors may be tried again.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let outcome = match self.write(Care::Together, lease, batch).await {

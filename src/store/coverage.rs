@@ -101,7 +101,7 @@ impl Store {
     /// Drops the record of a pass that is done. The standing pass stays.
     ///
     /// # Errors
-    /// [`StoreError::LeadLost`], and [`StoreError::ServerCrashed`], where the pass may not be done any longer.
+    /// [`StoreError::LeadLost`], and [`StoreError::ServerRestarted`], where the pass may not be done any longer.
     pub async fn end_pass(&self, lease: &Lease, key: &LineKey) -> Result<(), StoreError> {
         let failed = || StoreError::query("ending a pass");
         let mut transaction = self.pool.begin().await.map_err(failed())?;
@@ -123,7 +123,7 @@ impl Store {
     /// rows is withdrawn before.
     ///
     /// # Errors
-    /// [`StoreError::LeadLost`], and [`StoreError::ServerCrashed`], where the line may have been needed.
+    /// [`StoreError::LeadLost`], and [`StoreError::ServerRestarted`], where the line may have been needed.
     pub async fn end_line(&self, lease: &Lease, stream: Stream, line: &str) -> Result<(), StoreError> {
         let failed = || StoreError::query("ending a line");
         let mut transaction = self.pool.begin().await.map_err(failed())?;

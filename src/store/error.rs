@@ -53,10 +53,10 @@ pub enum StoreError {
     LeadLost,
 
     #[error(
-        "the database server has crashed or was replaced, and may have lost what was committed last; reading goes on \
-         from what it holds"
+        "the database server was started again or replaced, and may have lost what was committed last; reading goes \
+         on from what it holds"
     )]
-    ServerCrashed,
+    ServerRestarted,
 
     #[error("the window of pass {pass:?} on {line:?} is empty")]
     EmptyWindow { line: String, pass: String },

@@ -170,20 +170,21 @@ async fn begin_uncrashed(connection: &mut PgConnection, epoch: i64) -> Result<()
     Ok(())
 }
 
-/// Fails the transaction of a former leader, and of one whose server has crashed, and makes a takeover wait for that of
+/// Fails the transaction of a former leader, and of one whose server has been started again, and makes a takeover wait for that of
 /// the present one.
 pub(super) async fn check(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
-    let uncrashed = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM heymarket_sync.uncrashed u WHERE u.epoch = l.epoch) AS "uncrashed!"
+    let same_server = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM heymarket_sync.uncrashed u
+                          WHERE u.epoch = l.epoch AND u.server_started = pg_postmaster_start_time()) AS "same_server!"
            FROM heymarket_sync.lease l WHERE l.epoch = $1 FOR KEY SHARE OF l"#,
         lease.epoch
     )
     .fetch_optional(connection)
     .await
     .map_err(StoreError::query("checking the lead"))?;
-    match uncrashed {
+    match same_server {
         Some(true) => Ok(()),
-        Some(false) => Err(StoreError::ServerCrashed),
+        Some(false) => Err(StoreError::ServerRestarted),
         None => Err(StoreError::LeadLost),
     }
 }

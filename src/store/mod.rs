@@ -92,7 +92,7 @@ impl Store {
 
     /// Whether each transaction with rows waits until it is on disk, as the server's own settings tell (`false` at
     /// first: it does not). One that does not wait may be undone by a crash of the server within the next second, as a
-    /// whole, and the rows are read again: see [`StoreError::ServerCrashed`].
+    /// whole, and the rows are read again: see [`StoreError::ServerRestarted`].
     pub fn synchronous_commit(self, synchronous_commit: bool) -> Self {
         Self { synchronous_commit, ..self }
     }

@@ -30,7 +30,7 @@ const QUEUE_PAGES: usize = 16;
 /// Pages that wait while the writer keeps up: those that came during one transaction of each lane.
 const BEHIND_PAGES: usize = 4;
 /// Rows after which a transaction takes no further page.
-const BATCH_ROWS: usize = 1_500;
+const BATCH_ROWS: usize = 1_000;
 /// Bytes of rows after which it takes none.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(100);

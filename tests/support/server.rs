@@ -80,6 +80,15 @@ impl TestServer {
         reached("a new server", RESTART, again).await.unwrap();
     }
 
+    /// Ends a session's process by SIGKILL: the server ends all others, and begins anew without being started again.
+    pub async fn crash(&self) {
+        let (mut victim, mut other) = (self.connect().await.unwrap(), self.connect().await.unwrap());
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut victim).await.unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        tokio::time::timeout(RESTART, async { while other.ping().await.is_ok() {} }).await.unwrap();
+        reached("the server", RESTART, async || self.connect().await.is_ok()).await.unwrap();
+    }
+
     pub async fn stop(self) {
         self.embedded.stop().await.unwrap();
     }
