@@ -70,7 +70,22 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     let asking = Kept::of(pool.clone(), usize::from(others > 1));
     let writing = Kept::of(writer.clone(), writers as usize);
     let turns = Arc::new(Semaphore::new(writers as usize));
-    Ok(Store { pool, writer, asking, writing, turns, availability, synchronous_commit: false })
+    let over_unix_socket = is_unix_socket(&options);
+    Ok(Store {
+        pool,
+        writer,
+        asking,
+        writing,
+        turns,
+        availability,
+        over_unix_socket,
+        synchronous_commit: false,
+    })
+}
+
+/// Whether the address leads to a Unix socket of this machine.
+pub(super) fn is_unix_socket(options: &PgConnectOptions) -> bool {
+    options.get_socket().is_some() || options.get_host().starts_with('/')
 }
 
 /// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;

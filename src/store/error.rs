@@ -86,10 +86,9 @@ impl StoreError {
         matches!(self, Self::Query { .. }) && self.cause().is_some_and(|cause| is_data_state(&cause.sqlstate))
     }
 
-    /// Whether it comes of COPY, and an upsert may go through: another session inserted the row, or the table does not
-    /// take COPY (one with row level security).
-    pub fn is_of_copy(&self) -> bool {
-        matches!(self.sqlstate(), Some("23505" | "0A000"))
+    /// Whether another session has inserted a row that was to be new: an upsert goes through.
+    pub fn is_duplicate(&self) -> bool {
+        self.sqlstate() == Some("23505")
     }
 
     /// Whether a table of this program is not there: the schema was never applied, or the database was made anew.

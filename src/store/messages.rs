@@ -12,8 +12,8 @@ use super::{
     copy::{self, copy},
 };
 
-/// Inserts those of `rows` that are not there yet; returns how many, and the others. Fails where COPY does not take
-/// them, or where another session inserts one of them meanwhile ([`StoreError::is_of_copy`]).
+/// Inserts those of `rows` that are not there yet; returns how many, and the others. Fails where another session inserts
+/// one of them meanwhile ([`StoreError::is_duplicate`]).
 pub(super) async fn insert_new<'a>(
     connection: &mut PgConnection,
     rows: &[&'a Message],

@@ -71,6 +71,7 @@ pub struct Store {
     /// As many as there are of those: whoever waited for one in the pool would not get one that is kept.
     turns: Arc<Semaphore>,
     availability: Availability,
+    over_unix_socket: bool,
     /// Whether rows wait for the disk.
     synchronous_commit: bool,
 }
@@ -83,6 +84,7 @@ impl Store {
             asking: none.clone(),
             writing: none,
             turns: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            over_unix_socket: connect::is_unix_socket(&pool.connect_options()),
             writer: pool.clone(),
             pool,
             availability: Availability::default(),

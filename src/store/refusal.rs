@@ -38,8 +38,8 @@ impl Refused {
 }
 
 impl Part<'_> {
-    /// Writes all of it the fastest way, or fails; returns how many rows that wrote.
-    pub async fn write(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
+    /// Writes all of it, new messages by COPY, or fails; returns how many rows that wrote.
+    pub async fn copy(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
         match self {
             Self::Messages(rows) => {
                 let (inserted, held) = messages::insert_new(connection, rows).await?;
@@ -49,7 +49,8 @@ impl Part<'_> {
         }
     }
 
-    async fn upsert(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
+    /// Writes all of it, or fails; returns how many rows that wrote.
+    pub async fn upsert(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
         let mut written = 0;
         match self {
             Self::Conversations(rows) => {
