@@ -1,32 +1,39 @@
 //! Which versions of conversations are held at least: most messages bring one along that was seen before.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
 use crate::api::model::{Conversation, Rows};
 
-/// Conversations that are remembered; beyond that, all are forgotten.
-const KNOWN_CONVERSATIONS: usize = 50_000;
+/// Bits of a place's number: there is one for each of 131,072 conversations. One that comes to a place where another is
+/// remembered takes it.
+const PLACE_BITS: u32 = 17;
 
 /// What this term has committed. An embedded conversation that is not newer would change nothing: the database
 /// need not be asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Known {
-    versions: Mutex<Versions>,
+    places: Mutex<Box<[Place]>>,
 }
 
-/// `updated` of each conversation, by its id.
-type Versions = HashMap<i64, Version>;
+/// A conversation and its version; zeros, which the allocator hands out untouched, where there is none.
+type Place = (i64, Version);
 
 /// `updated` in microseconds, as the database keeps it; [`i64::MIN`] where there is none.
 type Version = i64;
 
+impl Default for Known {
+    fn default() -> Self {
+        Self { places: Mutex::new(vec![(0, 0); 1 << PLACE_BITS].into_boxed_slice()) }
+    }
+}
+
 impl Known {
     /// Whether the conversation is held at this version or a newer one, as far as is remembered.
     pub(super) fn is_held(&self, id: i64, updated: Option<DateTime<Utc>>) -> bool {
-        self.locked().get(&id).is_some_and(|held| version(updated) <= *held)
+        let (known, held) = self.locked()[place_of(id)];
+        id != 0 && known == id && version(updated) <= held
     }
 
     /// Takes the embedded conversations that would change nothing out of a page.
@@ -41,20 +48,22 @@ impl Known {
 
     /// Remembers versions that have been committed.
     pub(super) fn remember(&self, versions: Vec<(i64, Version)>) {
-        let mut known = self.locked();
-        if known.len() + versions.len() > KNOWN_CONVERSATIONS {
-            known.clear();
-        }
+        let mut places = self.locked();
         for (id, version) in versions {
-            let held = known.entry(id).or_insert(version);
-            *held = (*held).max(version);
+            let place = &mut places[place_of(id)];
+            *place = if place.0 == id { (id, version.max(place.1)) } else { (id, version) };
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Versions> {
-        // Each entry is whole after any panic.
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> MutexGuard<'_, Box<[Place]>> {
+        // Each place is whole after any panic.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ids that follow each other have places far apart: a multiple of the golden ratio, by its highest bits.
+fn place_of(id: i64) -> usize {
+    (id.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACE_BITS)) as usize
 }
 
 fn version(updated: Option<DateTime<Utc>>) -> Version {
@@ -92,11 +101,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn each_takes_the_place_of_another_and_is_not_taken_for_it() {
         let known = Known::default();
-        for id in 0..3 * KNOWN_CONVERSATIONS as i64 {
-            known.remember(vec![(id, version(None))]);
-            assert!(known.locked().len() <= KNOWN_CONVERSATIONS);
+        let ids = 1..=4_i64 << PLACE_BITS;
+        for id in ids.clone() {
+            known.remember(vec![(id, id)]);
+            assert!(known.is_held(id, DateTime::from_timestamp_micros(id)));
         }
+        let held = ids.filter(|id| known.is_held(*id, None)).count();
+        assert!(held > 1 << (PLACE_BITS - 1) && held <= 1 << PLACE_BITS, "{held}");
+    }
+
+    #[test]
+    fn an_empty_place_is_no_conversation() {
+        assert!(!Known::default().is_held(0, None));
     }
 }
