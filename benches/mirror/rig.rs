@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heymarket_sync::clock;
 use heymarket_sync::sandbox::{
     Counters, Endpoint, RateLimit, Sandbox, SandboxOptions, SandboxState, TeamOptions,
 };
@@ -21,7 +22,8 @@ const NO_LIMIT: u32 = 10_000_000;
 pub struct Rig {
     pub server: Server,
     binary: PathBuf,
-    sandbox: Option<(TeamOptions, Sandbox)>,
+    /// With the messages of its team, and how long ago the newest came.
+    sandbox: Option<((usize, Duration), Sandbox)>,
 }
 
 /// How the API is to be and how the daemon is told to use it.
@@ -33,6 +35,8 @@ pub struct Conditions {
     /// What the sandbox answers in a minute.
     pub admitted_per_minute: Option<u32>,
     pub page_size: usize,
+    /// How long ago the newest row came.
+    pub team_rests: Duration,
 }
 
 impl Conditions {
@@ -42,6 +46,7 @@ impl Conditions {
         requests_per_minute: NO_LIMIT,
         admitted_per_minute: None,
         page_size: PAGE_SIZE,
+        team_rests: Duration::ZERO,
     };
 
     /// The daemon's default share of the documented limit.
@@ -49,6 +54,11 @@ impl Conditions {
 
     pub fn with_latency(self, latency: Duration) -> Self {
         Self { latency, ..self }
+    }
+
+    /// Nothing has come for longer than the settle margin.
+    pub fn at_rest(self) -> Self {
+        Self { team_rests: Duration::from_secs(600), ..self }
     }
 }
 
@@ -83,11 +93,12 @@ impl Rig {
 
     /// Serves a team of so many messages under `conditions`, with nothing counted yet.
     pub async fn serve(&mut self, messages: usize, conditions: Conditions) -> Outcome<SandboxState> {
-        let team = team(messages);
-        if self.sandbox.as_ref().is_none_or(|(served, _)| *served != team) {
+        let wanted = (messages, conditions.team_rests);
+        if self.sandbox.as_ref().is_none_or(|(served, _)| *served != wanted) {
             self.forget_team().await;
-            let options = SandboxOptions { team: team.clone(), ..SandboxOptions::default() };
-            self.sandbox = Some((team, Sandbox::start(options).await?));
+            let team = TeamOptions { end: Some(clock::now() - conditions.team_rests), ..team(messages) };
+            let options = SandboxOptions { team, ..SandboxOptions::default() };
+            self.sandbox = Some((wanted, Sandbox::start(options).await?));
         }
         let (_, sandbox) = self.sandbox.as_ref().ok_or("no sandbox")?;
         let state = sandbox.state();

@@ -141,8 +141,8 @@ async fn committed_after(
 pub async fn idle(rig: &mut Rig, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
     let database = rig.server.database().await?;
     let messages = sizes.messages / 10;
-    rig.fill(&database, messages, Conditions::OPEN).await?;
-    let conditions = Conditions::DEFAULT.with_latency(Duration::from_millis(100));
+    rig.fill(&database, messages, Conditions::OPEN.at_rest()).await?;
+    let conditions = Conditions::DEFAULT.with_latency(Duration::from_millis(100)).at_rest();
     let state = rig.serve(messages, conditions).await?;
     report.measurement(format!("idle at default intervals, {} s", sizes.idle.as_secs()));
     let daemon = rig.start(&["run"], &database, conditions, &[])?;
