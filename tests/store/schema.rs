@@ -1,0 +1,68 @@
+//! The schema: made, brought up to date, refused, explained.
+
+use heymarket_sync::store::{SchemaState, StoreError};
+use sqlx::Executor;
+
+use crate::Database;
+
+#[tokio::test]
+async fn a_new_database_is_empty_then_current() {
+    let database = Database::empty().await;
+    let store = &database.store;
+    assert_eq!(store.schema_state().await.unwrap(), SchemaState::Empty);
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
+    assert_eq!(store.migrate().await.unwrap(), files);
+    assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
+    assert_eq!(store.migrate().await.unwrap(), 0);
+    let server = store.check_server().await.unwrap();
+    assert!(server.version_num >= 140_000);
+    assert!(server.can_create && !server.in_recovery);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn programs_that_start_together_migrate_once() {
+    let database = Database::empty().await;
+    let store = &database.store;
+    let (first, second) = tokio::join!(store.migrate(), store.migrate());
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_schema_newer_than_the_program_is_refused_untouched() {
+    let database = Database::migrated().await;
+    let record =
+        "INSERT INTO heymarket_sync._migrations (version, description, success, checksum, execution_time)
+                  VALUES (9000, 'later', true, '', 0)";
+    database.store.pool().execute(record).await.unwrap();
+    assert_eq!(database.store.schema_state().await.unwrap(), SchemaState::Newer(9000));
+    let error = database.store.migrate().await.unwrap_err();
+    assert!(matches!(error, StoreError::SchemaTooNew { found: 9000, .. }), "{error}");
+    assert_eq!(database.store.schema_state().await.unwrap(), SchemaState::Newer(9000));
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn every_table_and_column_bears_a_comment() {
+    let database = Database::migrated().await;
+    let bare: Vec<String> = sqlx::query_scalar(
+        "SELECT c.oid::regclass || coalesce('.' || a.attname, '')
+         FROM pg_class c
+         JOIN LATERAL (
+             SELECT NULL::name AS attname, 0::int2 AS attnum
+             UNION ALL
+             SELECT attname, attnum FROM pg_attribute
+             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a ON true
+         WHERE c.relnamespace IN ('heymarket'::regnamespace, 'heymarket_sync'::regnamespace)
+           AND c.relkind IN ('r', 'v') AND c.relname <> '_migrations'
+           AND col_description(c.oid, a.attnum) IS NULL AND (a.attnum > 0 OR obj_description(c.oid) IS NULL)",
+    )
+    .fetch_all(database.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(bare, Vec::<String>::new());
+    database.drop().await;
+}
