@@ -116,7 +116,7 @@ async fn a_body_without_end_is_read_to_the_cap_and_no_further() {
 #[tokio::test]
 async fn a_certificate_that_nobody_signed_and_a_port_without_tls_are_said() {
     let server = Server::start(|_| answer(200, &[], "[]")).await;
-    for address in [tls::tls_before(server.address).await, server.address] {
+    for address in [support::tls::tls_before(server.address).await, server.address] {
         let base_url = format!("https://localhost:{}", address.port()).parse().unwrap();
         let client = Client::new(&Api { base_url, ..server.settings() }).unwrap();
         let error = page(&client).await.unwrap_err();

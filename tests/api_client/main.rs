@@ -2,8 +2,8 @@
 
 mod hostile;
 mod outages;
-#[path = "../support/tls.rs"]
-mod tls;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::{
     error::Error as _,

@@ -6,29 +6,18 @@ use heymarket_sync::api::availability::{Availability, Outage, Scope};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::support::process::reached;
 
-/// How often the state is looked at.
-const LOOK: Duration = Duration::from_millis(5);
 /// How long anything may take here.
 const LONG: Duration = Duration::from_secs(60);
 
 const CALLERS: usize = 20;
 const MESSAGES: Scope = Scope::Pages(Stream::Messages);
 
-async fn until(what: &str, mut look: impl FnMut() -> bool) {
-    let wait = async {
-        let mut looks = tokio::time::interval(LOOK);
-        while !look() {
-            looks.tick().await;
-        }
-    };
-    assert!(tokio::time::timeout(LONG, wait).await.is_ok(), "not reached: {what}");
-}
-
 /// Waits until there is an outage with so many failed probes.
 async fn outage(availability: &Availability, probes: u32) -> Outage {
     let found = || availability.report().outages.into_iter().find(|outage| outage.probes >= probes);
-    until("an outage", || found().is_some()).await;
+    reached("an outage", LONG, async || found().is_some()).await.unwrap();
     found().unwrap()
 }
 
@@ -251,7 +240,7 @@ async fn a_storm_of_refused_tokens_ends_when_the_secrets_are_right() {
         let outages = availability.report().outages;
         outages.first().is_some_and(|outage| outage.error.kind() == ErrorKind::Credentials)
     };
-    until("the half-written file is said", unreadable).await;
+    reached("the half-written file is said", LONG, async || unreadable()).await.unwrap();
     file("id", "id-2");
     let probes = availability.report().outages[0].probes;
     outage(&availability, probes + 1).await;
