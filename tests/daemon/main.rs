@@ -9,6 +9,7 @@ mod crash;
 mod database;
 mod fill;
 mod lead;
+mod memory;
 mod outage;
 mod pages;
 mod rejects;

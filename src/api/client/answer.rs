@@ -18,7 +18,7 @@ pub(super) enum BodyFailure {
     Broken(reqwest::Error),
 }
 
-/// Reads the body, at most `max` bytes after decompression. With `turn`, a large one waits until it has room.
+/// Reads the body, at most `max` bytes after decompression. With `turn`, a large one waits until no other is held.
 pub(super) async fn read_body(
     response: &mut reqwest::Response,
     max: u64,
@@ -37,7 +37,6 @@ pub(super) async fn read_body(
             && body.len() + chunk.len() > LARGE_BODY
         {
             room.enlarge(turn).await;
-            room.grow(turn, body.len() + chunk.len()).await;
         }
         body.extend_from_slice(&chunk);
     }

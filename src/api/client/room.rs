@@ -6,24 +6,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Room for an ordinary body, taken before it is asked for: a page of 200 messages has about 260 kB.
 pub(super) const ORDINARY_BODY: usize = 256 * 1024;
-/// A body larger than this is read on only while no other such body is, and takes room as it grows.
+/// A body larger than this is read on only while no other such body is read or held.
 pub(super) const LARGE_BODY: usize = 1024 * 1024;
-/// Bodies that are asked for, and those that were read and are not yet done with, take at most this much together,
-/// unless more requests may be under way; a larger body is read, and held, alone.
+/// Bodies that are asked for, and those that were read and are not yet done with, take at most this much together, unless
+/// more requests may be under way, and but for what they are larger than expected.
 const HELD_BODIES: usize = 4 * 1024 * 1024;
 
 /// The room that bodies share.
+///
+/// Who waits for the one large body has room already, and who reads it waits for nobody: however many wait, somebody
+/// goes on.
 #[derive(Debug)]
 pub(super) struct Room {
     large: Arc<Semaphore>,
     held: Arc<Semaphore>,
-    size: usize,
 }
 
 /// What one body takes of the room; given back with its last clone.
 #[derive(Clone, Debug)]
 pub struct Share {
-    _bytes: Option<Arc<OwnedSemaphorePermit>>,
+    _turn: Arc<Turn>,
 }
 
 /// What a request takes of the room until its body was read.
@@ -38,55 +40,34 @@ impl Room {
     /// Room for so many requests under way.
     pub fn new(requests: usize) -> Self {
         let size = HELD_BODIES.max(requests * ORDINARY_BODY);
-        Self { large: Arc::new(Semaphore::new(1)), held: Arc::new(Semaphore::new(size)), size }
+        Self { large: Arc::new(Semaphore::new(1)), held: Arc::new(Semaphore::new(size)) }
     }
 
-    /// Waits until there is room for an ordinary body. Only what others read or commit is waited for: nobody who has
-    /// room for a body waits for another's.
+    /// Waits until there is room for an ordinary body.
     pub async fn reserve(&self) -> Turn {
-        Turn { large: None, held: self.acquire(ORDINARY_BODY).await }
+        let held = Arc::clone(&self.held).acquire_many_owned(ORDINARY_BODY as u32).await.ok();
+        Turn { large: None, held }
     }
 
-    /// Waits until no other large body is being read. What was reserved is given back meanwhile: the other may need it.
+    /// Waits until no other large body is read or held.
     pub async fn enlarge(&self, turn: &mut Turn) {
         if turn.large.is_none() {
-            turn.held = None;
             turn.large = Arc::clone(&self.large).acquire_owned().await.ok();
         }
     }
 
-    /// Waits until there is room for the `bytes` that a large body has by now.
-    pub async fn grow(&self, turn: &mut Turn, bytes: usize) {
-        let more = self.acquire(bytes.min(self.size).saturating_sub(turn.bytes())).await;
-        turn.add(more);
-    }
-
-    /// What a body of `bytes` that was read holds on to. One that is a little larger than was reserved does not wait.
+    /// What a body of `bytes` that was read holds on to. One that is larger than was reserved takes what is left, and
+    /// does not wait.
     pub fn settle(&self, mut turn: Turn, bytes: usize) -> Share {
-        let reserved = turn.bytes();
-        if let (Some(held), Some(unused)) = (&mut turn.held, reserved.checked_sub(bytes)) {
-            drop(held.split(unused));
+        if let Some(held) = &mut turn.held {
+            let reserved = held.num_permits();
+            drop(reserved.checked_sub(bytes).map(|unused| held.split(unused)));
+            let missing = bytes.saturating_sub(reserved).min(self.held.available_permits());
+            if let Ok(more) = Arc::clone(&self.held).try_acquire_many_owned(missing as u32) {
+                held.merge(more);
+            }
         }
-        let missing = bytes.min(self.size).saturating_sub(reserved).min(self.held.available_permits());
-        turn.add(Arc::clone(&self.held).try_acquire_many_owned(missing as u32).ok());
-        Share { _bytes: turn.held.map(Arc::new) }
-    }
-
-    async fn acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.held).acquire_many_owned(bytes as u32).await.ok()
-    }
-}
-
-impl Turn {
-    fn bytes(&self) -> usize {
-        self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
-    }
-
-    fn add(&mut self, more: Option<OwnedSemaphorePermit>) {
-        match (&mut self.held, more) {
-            (Some(held), Some(more)) => held.merge(more),
-            (held, more) => *held = held.take().or(more),
-        }
+        Share { _turn: Arc::new(turn) }
     }
 }
 
@@ -138,31 +119,28 @@ mod tests {
     }
 
     #[test]
-    fn large_bodies_are_read_one_at_a_time() {
+    fn large_bodies_are_read_and_held_one_at_a_time() {
         let room = Room::new(1);
         let (mut first, mut second) = (reserve(&room).unwrap(), reserve(&room).unwrap());
         assert!(room.enlarge(&mut first).now_or_never().is_some());
+        assert!(room.enlarge(&mut first).now_or_never().is_some(), "it is that one");
         assert!(room.enlarge(&mut second).now_or_never().is_none());
-        assert!(
-            room.grow(&mut first, HELD_BODIES).now_or_never().is_some(),
-            "the second has given its room back"
-        );
-        drop(first);
+        let read = room.settle(first, 8 * HELD_BODIES);
+        assert!(room.enlarge(&mut second).now_or_never().is_none());
+        drop(read);
         assert!(room.enlarge(&mut second).now_or_never().is_some());
     }
 
     #[test]
-    fn a_large_body_is_read_on_only_as_long_as_there_is_room() {
+    fn a_large_body_waits_for_nobodys_room() {
         let room = Room::new(1);
-        let (held, mut turn) = (reserve(&room), reserve(&room).unwrap());
-        assert!(room.enlarge(&mut turn).now_or_never().is_some());
-        assert!(room.grow(&mut turn, HELD_BODIES / 2).now_or_never().is_some());
-        assert!(room.grow(&mut turn, 8 * HELD_BODIES).now_or_never().is_none(), "another is held");
-        drop(held);
-        assert!(room.grow(&mut turn, 8 * HELD_BODIES).now_or_never().is_some());
-        let large = room.settle(turn, 8 * HELD_BODIES);
-        assert!(reserve(&room).is_none(), "it is held alone");
-        drop(large);
-        assert!(reserve(&room).is_some());
+        let mut turns = reserve_all(&room);
+        // Who waits takes what is given back bit by bit.
+        let mut waiting = std::pin::pin!(room.reserve());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let mut large = turns.pop().unwrap();
+        assert!(room.enlarge(&mut large).now_or_never().is_some());
+        drop(room.settle(large, HELD_BODIES));
+        assert!(waiting.now_or_never().is_some());
     }
 }
