@@ -55,8 +55,8 @@ pub struct Auth {
 }
 
 struct State {
-    /// What the server's clock is ahead of ours by.
-    skew: TimeDelta,
+    /// What the server's clock is ahead of ours by; `None` before the first answer.
+    skew: Option<TimeDelta>,
     generation: u64,
     token: Option<Token>,
     secret: Option<Secret>,
@@ -86,7 +86,7 @@ type Stamp = Vec<(Option<SystemTime>, u64)>;
 
 impl Auth {
     pub fn new(credentials: Credentials) -> Self {
-        let state = State { skew: TimeDelta::zero(), generation: 0, token: None, secret: None };
+        let state = State { skew: None, generation: 0, token: None, secret: None };
         Self { credentials, state: Mutex::new(state) }
     }
 
@@ -144,19 +144,18 @@ impl Auth {
     pub fn observe(&self, date: DateTime<Utc>, sent: DateTime<Utc>, received: DateTime<Utc>) {
         let (least, most) = (date - received, date + TimeDelta::seconds(1) - sent);
         let mut state = self.state();
-        if state.skew < least || state.skew > most {
-            // The least keeps `iat` out of the server's future.
-            state.skew = least;
-        }
+        let believed = state.skew.unwrap_or_default();
+        // The least keeps `iat` out of the server's future.
+        state.skew = Some(if (least..=most).contains(&believed) { believed } else { least });
     }
 
     /// As [`Self::observe`], from a 401: whatever was believed before may be why the token was refused.
     pub fn relearn(&self, date: DateTime<Utc>, received: DateTime<Utc>) {
-        self.state().skew = date - received;
+        self.state().skew = Some(date - received);
     }
 
-    /// What the server's clock is ahead of ours by, to about a second.
-    pub fn skew(&self) -> TimeDelta {
+    /// What the server's clock is ahead of ours by, to about a second; `None` before the first answer.
+    pub fn skew(&self) -> Option<TimeDelta> {
         self.state().skew
     }
 
@@ -193,7 +192,7 @@ impl State {
         let secret = self.secret.as_ref().ok_or(CredentialsError::Unset)?;
         let bearer = match &secret.kind {
             SecretKind::Signing { id, key } => {
-                let iat = (now + self.skew - IAT_MARGIN).timestamp();
+                let iat = (now + self.skew.unwrap_or_default() - IAT_MARGIN).timestamp();
                 sign(id, key, iat)?
             }
             SecretKind::TeamKey(key) => key.clone(),
@@ -330,10 +329,10 @@ mod tests {
         for second in 0..10 {
             let now = at(second) + TimeDelta::milliseconds(100 * second);
             auth.observe(at(now.timestamp()), now, now + TimeDelta::milliseconds(30));
-            assert_eq!(auth.skew(), TimeDelta::zero());
+            assert_eq!(auth.skew(), Some(TimeDelta::zero()));
         }
         auth.relearn(at(1), at(1) + TimeDelta::milliseconds(700));
-        assert_eq!(auth.skew(), TimeDelta::milliseconds(-700));
+        assert_eq!(auth.skew(), Some(TimeDelta::milliseconds(-700)));
     }
 
     #[test]

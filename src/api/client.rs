@@ -218,8 +218,8 @@ impl Client {
         self.shared.latency.smoothed()
     }
 
-    /// What the server's clock is ahead of ours by, to about a second; zero before the first answer.
-    pub fn skew(&self) -> TimeDelta {
+    /// What the server's clock is ahead of ours by, to about a second; `None` before the first answer.
+    pub fn skew(&self) -> Option<TimeDelta> {
         self.shared.auth.skew()
     }
 

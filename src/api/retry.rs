@@ -27,7 +27,7 @@ pub const LONG_WAIT: Duration = Duration::from_secs(5);
 const SUSPICIOUS_FAILURES: u32 = 2;
 
 const FIRST_PROBE: Duration = Duration::from_secs(1);
-/// Probes of an outage are this far apart at most, so its end is noticed by then.
+/// Probes of an outage are this far apart at most, unless the server asks for more ([`MAX_RETRY_AFTER`]).
 pub const MAX_PROBE_WAIT: Duration = Duration::from_secs(15);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);

@@ -101,7 +101,7 @@ async fn api_answers(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: 
         Ok(inboxes) => verdicts.good("credentials", &format!("accepted; {} inboxes", inboxes.len())),
         Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),
     }
-    let skew = client.skew();
+    let skew = client.skew().unwrap_or_default();
     if skew.abs() > SKEW_WORTH_TELLING {
         let seconds = skew.num_seconds();
         verdicts.good("clock", &format!("{seconds} s from the API's, which is corrected for; set it right"));

@@ -15,7 +15,7 @@ use crate::store::SchemaState;
 use super::CliError;
 use super::progress::Bars;
 
-/// Messages a second, once it is live.
+/// Events a second, once it is live.
 const LIVE_RATE: f64 = 2.0;
 /// Requests a minute: more than Heymarket's 500, so that nobody has to wait for made-up rows.
 const SANDBOX_QUOTA: u32 = 6_000;

@@ -46,7 +46,7 @@ Example: the daemon
   heymarket-sync run"
 )]
 struct Cli {
-    /// A configuration file; otherwise config/local.toml or /etc/heymarket-sync/config.toml, if present
+    /// A configuration file; otherwise /etc/heymarket-sync/config.toml and, over it, config/local.toml, if present
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set any key of the configuration, such as --set sync.settle_margin=5m
@@ -139,6 +139,9 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What is logged beside progress bars: warnings, and where the embedded PostgreSQL is.
+const QUIET: &str = "warn,heymarket_sync::app=info";
+
 async fn dispatch(cli: Cli) -> Result<(), CliError> {
     let cancel = stop_signals()?;
     if let Verb::Sandbox(args) = &cli.verb {
@@ -148,7 +151,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
     let quiet =
         io::stderr().is_terminal() && matches!(cli.verb, Verb::Sync(_) | Verb::Backfill(_) | Verb::Demo(_));
     let bars = progress::Bars::new();
-    telemetry::init(loaded.settings.log.format, if quiet { "warn" } else { "info" }, bars.log());
+    telemetry::init(loaded.settings.log.format, if quiet { QUIET } else { "info" }, bars.log());
     match &cli.verb {
         Verb::Config => Ok(config::print(&loaded, &mut io::stdout().lock())?),
         Verb::Run => run::run(loaded.settings, cancel).await,
@@ -202,7 +205,7 @@ fn stop_signals() -> Result<CancellationToken, CliError> {
                 _ = interrupt.recv() => {}
             }
             if signals > 0 {
-                std::process::exit(130);
+                std::process::exit(i32::from(FAILED));
             }
             tracing::info!("stopping; a second signal ends it at once");
             token.cancel();

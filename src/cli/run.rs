@@ -9,6 +9,7 @@ use super::CliError;
 
 pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), CliError> {
     settings.api.require_credentials()?;
+    settings.streams.require_enabled()?;
     let app = match App::open(settings, "run", &cancel).await {
         // It was told to end before it had begun anything.
         Err(_) if cancel.is_cancelled() => return Ok(()),

@@ -27,10 +27,9 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), CliError> {
     settings.api.require_credentials()?;
-    let streams = if args.stream.is_empty() {
-        Stream::ALL.into_iter().filter(|stream| settings.streams.of(*stream).enabled).collect()
-    } else {
-        args.stream.clone()
+    let streams = match args.stream.as_slice() {
+        [] => settings.streams.require_enabled()?,
+        asked => asked.to_vec(),
     };
     let app = App::open(settings, "sync", &cancel).await?;
     let outcome = bars.show(&app.progress, &streams, app.sync(&args.stream, &cancel)).await;

@@ -76,6 +76,12 @@ pub enum Problem {
          Heymarket app under Settings > Integrations > API"
     )]
     NoCredentials,
+
+    #[error(
+        "no stream is enabled: set streams.messages.enabled, streams.conversations.enabled or \
+         streams.contacts.enabled to true"
+    )]
+    NoStream,
 }
 
 fn did_you_mean(suggestion: &Option<String>) -> String {

@@ -103,6 +103,15 @@ impl Streams {
             Stream::Contacts => &self.contacts,
         }
     }
+
+    /// The streams that are enabled, at least one.
+    ///
+    /// # Errors
+    /// Where none is: what to set.
+    pub fn require_enabled(&self) -> Result<Vec<Stream>, ConfigError> {
+        let enabled: Vec<_> = Stream::ALL.into_iter().filter(|stream| self.of(*stream).enabled).collect();
+        if enabled.is_empty() { Err(ConfigError::from(vec![Problem::NoStream])) } else { Ok(enabled) }
+    }
 }
 
 #[derive(Clone, Debug)]

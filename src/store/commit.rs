@@ -1,6 +1,7 @@
 //! One transaction for rows and their proof.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -21,6 +22,9 @@ const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off";
 /// The same, of one that does not wait for the disk.
 const BEGIN_ASYNCHRONOUS: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off";
 
+/// How long a transaction may take, all attempts to find what PostgreSQL refuses included. A server whose machine has
+/// vanished sends nothing any more, not even an end of the connection.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
 const STATEMENT_BYTES: usize = 1024 * 1024;
 
@@ -56,13 +60,19 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`], which end the lead; [`StoreError::is_transient`]
-    /// errors may be tried again.
+    /// errors may be tried again, one after [`COMMIT_TIMEOUT`] among them.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
-        let outcome = match self.write(self.fastest(), lease, batch).await {
-            Err(error) if error.is_data() || error.is_duplicate() => {
-                self.write(Care::Sifted, lease, batch).await
+        let writing = async {
+            match self.write(self.fastest(), lease, batch).await {
+                Err(error) if error.is_data() || error.is_duplicate() => {
+                    self.write(Care::Sifted, lease, batch).await
+                }
+                done => done,
             }
-            done => done,
+        };
+        let outcome = match tokio::time::timeout(COMMIT_TIMEOUT, writing).await {
+            Ok(outcome) => outcome,
+            Err(late) => Err(StoreError::query("writing rows")(sqlx::Error::Io(late.into()))),
         };
         if let Some(stream) = batch.stream() {
             self.availability.note(Write::Rows(stream), &outcome);

@@ -1,8 +1,8 @@
 //! The coverage ledger: which intervals of each time line are held, per pass.
 //!
-//! The only place that writes coverage. It grows by [`prove`], within the transaction that writes the
-//! rows, and shrinks by [`Store::withdraw`], which is logged. The arithmetic is PostgreSQL's; only
-//! plain bounds cross the wire. A bound that is absent is unbounded.
+//! The only place that writes coverage. It grows by [`prove`], within the transaction that writes the rows. That of a
+//! standing pass shrinks by [`Store::withdraw`], which is logged, and ends with its line; other passes end, or begin
+//! again. The arithmetic is PostgreSQL's; only plain bounds cross the wire. A bound that is absent is unbounded.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

@@ -19,17 +19,20 @@ impl Kept {
         Self { pool, room, sessions: Arc::default() }
     }
 
-    /// A session that was kept, or one of the pool where none is, or all are in use.
+    /// A session that was kept, or one of the pool where none is, or all are in use. It ends unless it is kept.
     pub async fn session(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         // Not in a match: the lock must not be held while waiting for the pool.
         let kept = self.locked().pop();
-        match kept {
-            Some(session) => Ok(session),
-            None => self.pool.acquire().await,
-        }
+        let mut session = match kept {
+            Some(session) => session,
+            None => self.pool.acquire().await?,
+        };
+        // The pool would ask the server whether it is still there, and wait for the answer for ever.
+        session.close_on_drop();
+        Ok(session)
     }
 
-    /// Keeps the session for the next time. Not for one on which a statement failed: the pool looks at it.
+    /// Keeps the session for the next time. Not for one on which a statement failed.
     pub fn keep(&self, session: PoolConnection<Postgres>) {
         let mut sessions = self.locked();
         if sessions.len() < self.room && !self.pool.is_closed() {
@@ -37,7 +40,7 @@ impl Kept {
         }
     }
 
-    /// Gives the sessions back to the pool.
+    /// Ends the sessions.
     pub fn end(&self) {
         self.locked().clear();
     }

@@ -35,7 +35,8 @@ impl Lease {
         &self.holder
     }
 
-    /// Grows with each change of leader.
+    /// Grows with each change of leader. The first is the second in which it began: a leader of a database that was
+    /// made anew under the same name meets another.
     pub fn epoch(&self) -> i64 {
         self.epoch
     }
@@ -65,7 +66,8 @@ impl Store {
         let mut transaction = self.pool.begin().await.map_err(failed())?;
         let first = sqlx::query_scalar!(
             "INSERT INTO heymarket_sync.lease (epoch, holder, acquired_at, expires_at)
-             VALUES (1, $1, clock_timestamp(), clock_timestamp() + make_interval(secs => $2))
+             VALUES (extract(epoch FROM clock_timestamp())::bigint, $1,
+                     clock_timestamp(), clock_timestamp() + make_interval(secs => $2))
              ON CONFLICT (singleton) DO NOTHING
              RETURNING epoch",
             holder,
@@ -170,8 +172,8 @@ async fn begin_uncrashed(connection: &mut PgConnection, epoch: i64) -> Result<()
     Ok(())
 }
 
-/// Fails the transaction of a former leader, and of one whose server has been started again, and makes a takeover wait for that of
-/// the present one.
+/// Fails the transaction of a former leader, and of one whose server has been started again, and makes a takeover wait
+/// for that of the present one.
 pub(super) async fn check(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
     let same_server = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM heymarket_sync.uncrashed u

@@ -7,7 +7,8 @@ use crate::api::model::Stream;
 
 use super::{Committed, Store, StoreError, Tally, refusal::Refused};
 
-/// How many runs of each stream are kept; older ones are deleted when a run starts.
+/// How many runs of each stream are kept; older ones that have ended, or were another process's, are deleted when a run
+/// starts.
 const KEPT_RUNS: i64 = 1000;
 
 /// One run of one pass.
@@ -40,10 +41,12 @@ impl Store {
         .await
         .map_err(StoreError::query("recording a run"))?;
         sqlx::query!(
-            "DELETE FROM heymarket_sync.runs WHERE stream = $1 AND id <= (
+            "DELETE FROM heymarket_sync.runs
+             WHERE stream = $1 AND (ended_at IS NOT NULL OR holder <> $3) AND id <= (
                  SELECT id FROM heymarket_sync.runs WHERE stream = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)",
             stream.name(),
             KEPT_RUNS,
+            holder,
         )
         .execute(&self.pool)
         .await
@@ -51,7 +54,7 @@ impl Store {
         Ok(id)
     }
 
-    /// Records how the run ended, such as `done`, `stopped`, `lost lead` or an error.
+    /// Records how the run ended, such as `done`, `stopped` (also where the lead was lost) or an error.
     pub async fn end_run(&self, run: i64, outcome: &str) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE heymarket_sync.runs SET ended_at = now(), outcome = $2 WHERE id = $1 AND ended_at IS NULL",

@@ -41,7 +41,7 @@ impl Handed {
                 return true;
             }
             let hash = self.hasher.hash_one(raw);
-            if at_edge && self.rows.len() < REMEMBERED_ROWS {
+            if at_edge && (self.rows.len() < REMEMBERED_ROWS || self.rows.contains_key(&id)) {
                 self.rows.insert(id, hash);
             }
             before.get(&id) != Some(&hash)

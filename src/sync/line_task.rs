@@ -94,6 +94,7 @@ impl LineTask {
     pub(super) async fn begin(engine: Engine, errand: Errand) -> Result<Self, SyncError> {
         let line = &errand.line;
         let settings = engine.settings.streams.of(line.stream).clone();
+        engine.learn_clock(line).await?;
         let now = engine.reader.server_now();
         let margin = engine.reader.settle_margin;
         let changes = *line == Line::message_changes();
@@ -124,11 +125,16 @@ impl LineTask {
     }
 
     pub(super) async fn work(mut self, duty: Duty) -> Result<(), SyncError> {
-        match duty {
+        let outcome = match duty {
             Duty::Keep => self.keep().await,
             Duty::CatchUp => self.catch_up().await,
             Duty::Backfill => self.backfill_once().await,
+        };
+        if matches!(outcome, Err(SyncError::Stopped)) {
+            // What they have handed over is to be flushed by whoever stopped the line.
+            while self.work.join_next().await.is_some() {}
         }
+        outcome
     }
 
     async fn catch_up(&mut self) -> Result<(), SyncError> {
@@ -174,10 +180,7 @@ impl LineTask {
             let backfills_wait = *backfills.borrow_and_update();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => {
-                    while self.work.join_next().await.is_some() {}
-                    return Err(SyncError::Stopped);
-                }
+                () = cancel.cancelled() => return Err(SyncError::Stopped),
                 Some(ended) = self.work.join_next() => {
                     self.ended(ended)?;
                     self.backfill().await?;

@@ -1,4 +1,4 @@
-//! What the engine has done so far in this process, for progress bars, metrics and the status page.
+//! What the engine has done so far in this process, for progress bars, metrics and `/status`.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
@@ -25,8 +25,6 @@ pub struct StreamProgress {
     pub rows_read: AtomicU64,
     pub rows_written: AtomicU64,
     pub rejected: AtomicU64,
-    /// Rows that the source says it has; 0: not known.
-    pub total: AtomicU64,
     oldest: AtomicI64,
     proved_micros: AtomicI64,
     wanted_micros: AtomicI64,
@@ -42,7 +40,6 @@ impl Default for StreamProgress {
             rows_read: zero(),
             rows_written: zero(),
             rejected: zero(),
-            total: zero(),
             oldest: AtomicI64::new(i64::MAX),
             proved_micros: AtomicI64::new(0),
             wanted_micros: AtomicI64::new(0),

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -95,6 +94,7 @@ pub(super) struct Engine {
     pub spend: Spend,
     /// Whether backfills were asked for and are not done.
     pub backfills: watch::Receiver<bool>,
+    clock: Arc<OnceCell<()>>,
 }
 
 /// The time of a line's oldest row, as far as it was asked for.
@@ -129,6 +129,7 @@ impl Term {
         let cancel = self.cancel.child_token();
         let known = Arc::<Known>::default();
         let turns = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
+        let clock = Arc::default();
         let (requests, backfills) = Requests::spawn(self.store.clone(), self.lease.clone(), &cancel);
         let engine = |writer| Engine {
             reader: Reader {
@@ -151,6 +152,7 @@ impl Term {
             holder: self.holder.as_str().into(),
             spend: Spend { requests_per_minute: api.requests_per_minute, max_walkers: api.max_in_flight },
             backfills: backfills.clone(),
+            clock: Arc::clone(&clock),
         };
         let mut tasks = JoinSet::new();
         let mut writers = Vec::new();
@@ -321,6 +323,16 @@ impl Engine {
             _ => false,
         });
         if complete { Ok(None) } else { self.ask_oldest(line).await }
+    }
+
+    /// Sees to it that the server's time is known. Where nothing has to be asked before the first tick, one row is, once
+    /// for all lines: by our own clock, a tick could begin above what can be proved.
+    pub(super) async fn learn_clock(&self, line: &Line) -> Result<(), SyncError> {
+        let learn = async || match self.reader.client.skew() {
+            Some(_) => Ok(()),
+            None => self.ask_oldest(line).await.map(drop),
+        };
+        self.clock.get_or_try_init(learn).await.map(drop)
     }
 
     pub(super) async fn ask_oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {

@@ -61,9 +61,6 @@ impl Engine {
             // One page out of order can do that.
             survey = self.reader.probe().survey(stream).await?;
         }
-        if let Some(total) = survey.total {
-            self.reader.progress.of(stream).total.store(total, std::sync::atomic::Ordering::Relaxed);
-        }
         Ok(self.put_in_force(stream, survey, &recorded))
     }
 

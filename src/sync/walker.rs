@@ -313,7 +313,7 @@ impl Reader {
 
     /// Now, by the server's clock as far as it is known.
     pub fn server_now(&self) -> DateTime<Utc> {
-        clock::now() + self.client.skew()
+        clock::now() + self.client.skew().unwrap_or_default()
     }
 
     fn note(&self, errand: &Errand, placed: &[(DateTime<Utc>, i64)], proven: Option<&Interval>) {

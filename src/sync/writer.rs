@@ -15,7 +15,7 @@ use crate::api::model::{Rows, Stream};
 use crate::clock;
 use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
-use crate::store::{Batch, Lease, LineKey, Store, StoreError, Tally, UnreadablePage};
+use crate::store::{Batch, Committed, Lease, LineKey, Store, StoreError, Tally, UnreadablePage};
 
 use super::known::Known;
 use super::progress::Progress;
@@ -186,8 +186,17 @@ impl Task {
             if !streams.is_empty() || !batch.pages.is_empty() {
                 crash::pass(CrashPoint::PageQueued);
                 let held = Known::versions(batch.conversations.iter().chain(&batch.embedded));
-                self.commit(batch).await?;
-                self.known.remember(held);
+                let committed = match self.commit(batch).await {
+                    Ok(committed) => committed,
+                    Err(error) => {
+                        // Whoever uses the other lane would not notice.
+                        self.cancel.cancel();
+                        return Err(error);
+                    }
+                };
+                if committed.refused == 0 {
+                    self.known.remember(held);
+                }
                 crash::pass(CrashPoint::AfterCommit);
                 drop(unwritten);
                 for stream in streams {
@@ -209,7 +218,7 @@ impl Task {
         progress.rejected.fetch_add(page.rows.rejects.len() as u64, Relaxed);
     }
 
-    async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         let mut delay = RETRY_FIRST;
         let mut failing = false;
         loop {
@@ -234,7 +243,7 @@ impl Task {
                         );
                     }
                     debug!(?written, "committed");
-                    return Ok(());
+                    return Ok(committed);
                 }
                 Err(error) if error.is_transient() && !self.cancel.is_cancelled() => {
                     if !failing {

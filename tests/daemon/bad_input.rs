@@ -94,6 +94,15 @@ async fn wrong_configuration_is_told_before_anything_is_touched() {
             &[("HEYMARKET_SYNC__HTTP__LISTEN", "everywhere")],
             &["http.listen = \"everywhere\"", "HEYMARKET_SYNC__HTTP__LISTEN", "accepted:"],
         ),
+        case(
+            "nothing to do",
+            &[
+                ("HEYMARKET_SYNC__STREAMS__MESSAGES__ENABLED", "false"),
+                ("HEYMARKET_SYNC__STREAMS__CONVERSATIONS__ENABLED", "false"),
+                ("HEYMARKET_SYNC__STREAMS__CONTACTS__ENABLED", "false"),
+            ],
+            &["no stream is enabled", "streams.messages.enabled"],
+        ),
     ];
     let mut rig =
         Rig::on(empty_database().await, SandboxOptions { team: team(10), ..Default::default() }).await;

@@ -61,7 +61,7 @@ async fn a_second_one_ends_the_daemon_at_once() {
     daemon.logs("stopping; a second signal ends it at once", VERB).await;
     daemon.signal(Signal::TERM);
     let ended = daemon.ended(Duration::from_secs(2)).await;
-    assert_eq!(ended.code(), Some(130), "{}", ended.stderr);
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

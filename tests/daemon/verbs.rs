@@ -16,9 +16,19 @@ async fn help_of_every_verb_shows_an_example() {
     let all = help(&["--help"]).await;
     assert_eq!(all.code(), Some(0));
     assert!(all.stdout.contains("Example"), "{}", all.stdout);
-    for verb in
-        ["run", "sync", "backfill", "status", "check", "migrate", "config", "demo", "sandbox", "healthcheck"]
-    {
+    for verb in [
+        "run",
+        "sync",
+        "backfill",
+        "status",
+        "check",
+        "migrate",
+        "rejects",
+        "config",
+        "demo",
+        "sandbox",
+        "healthcheck",
+    ] {
         assert!(all.stdout.contains(&format!("\n  {verb} ")), "{verb} is not listed in {}", all.stdout);
         let ended = Process::start(&[verb, "--help"], &[]).ended(VERB).await;
         assert_eq!(ended.code(), Some(0), "{verb}");

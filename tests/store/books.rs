@@ -78,6 +78,29 @@ async fn runs_are_credited_with_what_their_pages_cost() {
 }
 
 #[tokio::test]
+async fn a_run_is_kept_as_long_as_it_goes_on() {
+    let (database, lease) = Database::led().await;
+    let store = &database.store;
+    let standing = store.start_run(Stream::Messages, STANDING, "test").await.unwrap();
+    let left = store.start_run(Stream::Messages, STANDING, "killed").await.unwrap();
+    sqlx::query(
+        "INSERT INTO heymarket_sync.runs (stream, pass, holder, ended_at)
+         SELECT 'messages', 'recheck 1h', 'test', now() FROM generate_series(1, 1000)",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    let newest = store.start_run(Stream::Messages, "recheck 1h", "test").await.unwrap();
+    let tallies = vec![Tally { run: standing, requests: 1, rows_read: 5, rejected: 0 }];
+    store.commit(&lease, &Batch { tallies, ..Batch::default() }).await.unwrap();
+    let runs = store.recent_runs(2_000).await.unwrap();
+    assert_eq!(runs.len(), 1_001);
+    assert_eq!((runs[0].id, runs[1_000].id, runs[1_000].requests), (newest, standing, 1));
+    assert!(runs.iter().all(|run| run.id != left));
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn a_finding_replaces_the_one_before() {
     let database = Database::migrated().await;
     let store = &database.store;

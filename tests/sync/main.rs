@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use heymarket_sync::app::App;
-use heymarket_sync::sandbox::{DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions};
+use heymarket_sync::clock;
+use heymarket_sync::sandbox::{
+    DefaultView, Endpoint, Paging, RateLimit, Sandbox, SandboxOptions, TeamOptions,
+};
 use heymarket_sync::store::{STANDING, Store};
 use support::database::{TestDatabase, database};
 use support::mirror::{assert_equals, differences};
@@ -158,6 +161,22 @@ async fn a_sync_with_nothing_new_asks_little_and_writes_nothing() {
     assert!(rig.pages() <= 24, "{} pages", rig.pages());
 }
 
+/// Which way the cursor works is known from before, so that nothing has been asked when the first tick begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_leaves_nothing_open() {
+    for ahead in [-60, 60] {
+        let end = Some(clock::now() - TimeDelta::minutes(10));
+        let team = TeamOptions { end, ..team(300) };
+        let rig = Rig::new(SandboxOptions { team, ..SandboxOptions::default() }).await;
+        rig.sandbox.state().set_clock_skew(TimeDelta::seconds(ahead));
+        for _ in 0..2 {
+            let app = rig.sync().await;
+            rig.assert_equal(&app.store).await;
+            app.close().await;
+        }
+    }
+}
+
 /// Where each message lies in its table: it moves when it is written.
 async fn snapshot(rig: &Rig) -> Vec<(i64, String)> {
     let app = rig.app().await;
@@ -176,9 +195,12 @@ async fn a_fill_cut_off_goes_on_where_it_stopped() {
     let app = rig.app().await;
     let whole = CancellationToken::new();
     let cut_off = async {
-        while rig.pages() < 100 {
-            tokio::task::yield_now().await;
-        }
+        let some_pages = async {
+            while rig.pages() < 100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, some_pages).await.expect("some pages");
         whole.cancel();
     };
     let (outcome, ()) = tokio::join!(app.sync(&[], &whole), cut_off);

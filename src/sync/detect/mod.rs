@@ -133,8 +133,6 @@ pub struct Survey {
     pub findings: Vec<Finding>,
     /// Views of conversations that show something the endpoint's own list hides.
     pub hidden: Vec<View>,
-    /// Rows that the source says it has, where it says so.
-    pub total: Option<u64>,
 }
 
 impl Survey {
@@ -174,7 +172,7 @@ impl Probe<'_> {
             // The endpoint's own list is empty: every row is in a view that it hides.
             cursor = self.cursor_field(&shown.line()).await?;
         }
-        let mut survey = Survey { findings: cursor.findings, hidden: Vec::new(), total };
+        let mut survey = Survey { findings: cursor.findings, hidden: Vec::new() };
         survey.findings.push(cursor::page_rows(cursor.elements, self.limit, total));
         let field = match survey.answer(Question::CursorField) {
             Answer::Field(field) => Some(field),
@@ -204,7 +202,7 @@ impl Probe<'_> {
     async fn total(self, stream: Stream) -> Result<Option<u64>, ApiError> {
         match self.client.count(stream, Priority::Tail, self.cancel).await {
             Ok(total) => Ok(Some(total)),
-            // Progress alone is poorer without it; what is wrong with the API the other requests tell.
+            // Only the size of a short page stays unknown; what is wrong with the API the other requests tell.
             Err(error) if error.kind() != ErrorKind::Cancelled => Ok(None),
             Err(error) => Err(error),
         }
