@@ -148,10 +148,13 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         return Ok(sandbox::run(args, cancel).await?);
     }
     let loaded = load(&cli)?;
-    let quiet =
-        io::stderr().is_terminal() && matches!(cli.verb, Verb::Sync(_) | Verb::Backfill(_) | Verb::Demo(_));
+    let level = match cli.verb {
+        Verb::Sync(_) | Verb::Backfill(_) if io::stderr().is_terminal() => QUIET,
+        Verb::Demo(_) if io::stderr().is_terminal() => "warn",
+        _ => "info",
+    };
     let bars = progress::Bars::new();
-    telemetry::init(loaded.settings.log.format, if quiet { QUIET } else { "info" }, bars.log());
+    telemetry::init(loaded.settings.log.format, level, bars.log());
     match &cli.verb {
         Verb::Config => Ok(config::print(&loaded, &mut io::stdout().lock())?),
         Verb::Run => run::run(loaded.settings, cancel).await,
