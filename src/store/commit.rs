@@ -60,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`], which end the lead; [`StoreError::is_transient`]
-    /// errors may be tried again, one after [`COMMIT_TIMEOUT`] among them.
+    /// errors may be tried again; that it took too long (two minutes) is among them.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let writing = async {
             match self.write(self.fastest(), lease, batch).await {
