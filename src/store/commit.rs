@@ -24,7 +24,7 @@ const BEGIN_ASYNCHRONOUS: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOC
 
 /// How long a transaction may take, all attempts to find what PostgreSQL refuses included. A server whose machine has
 /// vanished sends nothing any more, not even an end of the connection.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
 const STATEMENT_BYTES: usize = 1024 * 1024;
 
@@ -60,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`], which end the lead; [`StoreError::is_transient`]
-    /// errors may be tried again; that it took too long (two minutes) is among them.
+    /// errors may be tried again; that it took too long (a minute) is among them.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
         let writing = async {
             match self.write(self.fastest(), lease, batch).await {

@@ -18,6 +18,9 @@ const NOTICED: Duration = Duration::from_secs(20);
 /// How long it may take after an outage: its rests grow to 10 s.
 const RECOVERED: Duration = Duration::from_secs(40);
 
+/// How long silence of the server is borne: a transaction may take a minute.
+const SILENT: Duration = Duration::from_secs(120);
+
 const LEADING: &str = "\"message\":\"leading\"";
 const RECOVERY: &str = "the database takes writes again";
 
@@ -295,6 +298,29 @@ async fn a_failover_to_a_standby_that_lags_needs_no_restart() {
     ready(&daemon, &["ready, leading\n"], RECOVERED).await;
     rig.catches_up(daemon).await;
     end(rig, standby).await;
+}
+
+/// As when the machine of the server vanishes, and another comes in its place: a statement under way is never answered,
+/// and its connection does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_fall_silent_are_given_up() {
+    let rig = rig().await;
+    let relay = Relay::to(rig.database.url()).await;
+    let url = relay.url(rig.database.url());
+    let rig = rig.set("DATABASE_URL", &url);
+    let daemon = rig.start(&["run"]);
+    let messages = async || {
+        let sql = "SELECT count(*) FROM heymarket.messages";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&rig.pool).await.unwrap_or(0)
+    };
+    reached("rows", EQUAL, async || messages().await >= 100).await.unwrap();
+    relay.fall_silent();
+    let held = messages().await;
+    if let Err(error) = reached("more rows", SILENT, async || messages().await > held).await {
+        panic!("{error}; the log:\n{}", daemon.log());
+    }
+    ready(&daemon, &["ready, leading\n"], RECOVERED).await;
+    rig.catches_up(daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,12 @@ use tokio::task::JoinHandle;
 pub struct Relay {
     address: SocketAddr,
     target: watch::Sender<Option<PgConnectOptions>>,
+    silence: watch::Sender<()>,
     task: JoinHandle<()>,
 }
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Relay {
     pub async fn to(url: &str) -> Self {
@@ -21,13 +25,15 @@ impl Relay {
         let address = listener.local_addr().unwrap();
         let target = watch::Sender::new(Some(url.parse().unwrap()));
         let targets = target.subscribe();
+        let silence = watch::Sender::new(());
+        let silences = silence.subscribe();
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                tokio::spawn(relay(client, targets.clone()));
+                tokio::spawn(relay(client, targets.clone(), silences.clone()));
             }
         });
-        Self { address, target, task }
+        Self { address, target, silence, task }
     }
 
     /// The address of the database behind `url`, by way of this relay.
@@ -44,6 +50,11 @@ impl Relay {
         self.target.send_replace(None);
     }
 
+    /// Nothing goes over the connections that there are any more, and they do not end; new ones are as before.
+    pub fn fall_silent(&self) {
+        self.silence.send_replace(());
+    }
+
     /// Ends all connections; new ones go to the server of `url`.
     pub fn lead_to(&self, url: &str) {
         self.target.send_replace(Some(url.parse().unwrap()));
@@ -56,26 +67,30 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(client: TcpStream, mut targets: watch::Receiver<Option<PgConnectOptions>>) {
+async fn relay(
+    mut client: TcpStream,
+    mut targets: watch::Receiver<Option<PgConnectOptions>>,
+    mut silences: watch::Receiver<()>,
+) {
     let Some(target) = targets.borrow_and_update().clone() else { return };
-    let joined = async {
-        match target.get_socket() {
-            Some(directory) => {
-                let path = directory.join(format!(".s.PGSQL.{}", target.get_port()));
-                join(client, UnixStream::connect(path).await).await;
-            }
-            None => join(client, TcpStream::connect((target.get_host(), target.get_port())).await).await,
-        }
-    };
+    silences.mark_unchanged();
+    let Ok(mut server) = connect(&target).await else { return };
     tokio::select! {
-        () = joined => {}
+        // A connection that breaks ends both ways.
+        _ = copy_bidirectional(&mut client, &mut server) => {}
         _ = targets.changed() => {}
+        _ = silences.changed() => {
+            let _ = targets.changed().await;
+        }
     }
 }
 
-/// A connection that breaks ends both ways.
-async fn join(mut client: TcpStream, server: std::io::Result<impl AsyncRead + AsyncWrite + Unpin>) {
-    if let Ok(mut server) = server {
-        let _ = copy_bidirectional(&mut client, &mut server).await;
-    }
+async fn connect(target: &PgConnectOptions) -> std::io::Result<Box<dyn Stream>> {
+    Ok(match target.get_socket() {
+        Some(directory) => {
+            let path = directory.join(format!(".s.PGSQL.{}", target.get_port()));
+            Box::new(UnixStream::connect(path).await?)
+        }
+        None => Box::new(TcpStream::connect((target.get_host(), target.get_port())).await?),
+    })
 }
