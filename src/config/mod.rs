@@ -104,12 +104,17 @@ impl Streams {
         }
     }
 
-    /// The streams that are enabled, at least one.
+    /// The streams that are enabled.
+    pub fn enabled(&self) -> Vec<Stream> {
+        Stream::ALL.into_iter().filter(|stream| self.of(*stream).enabled).collect()
+    }
+
+    /// The same, at least one.
     ///
     /// # Errors
     /// Where none is: what to set.
     pub fn require_enabled(&self) -> Result<Vec<Stream>, ConfigError> {
-        let enabled: Vec<_> = Stream::ALL.into_iter().filter(|stream| self.of(*stream).enabled).collect();
+        let enabled = self.enabled();
         if enabled.is_empty() { Err(ConfigError::from(vec![Problem::NoStream])) } else { Ok(enabled) }
     }
 }

@@ -108,13 +108,16 @@ pub(super) enum Oldest {
 impl Term {
     /// Keeps the mirror current until cancelled, the lead is lost, or the database refuses for good.
     pub async fn run(self) -> Result<(), SyncError> {
-        let streams = enabled(&self.settings, &[]);
+        let streams = self.settings.streams.enabled();
         self.conduct(&streams, Duty::Keep).await
     }
 
-    /// Reads everything that is due once. An error of the API ends it.
+    /// Reads everything that is due once, of `streams` (none: all that are enabled). An error of the API ends it.
     pub async fn catch_up(self, streams: &[Stream]) -> Result<(), SyncError> {
-        let streams = enabled(&self.settings, streams);
+        let streams: Vec<_> = match streams {
+            [] => self.settings.streams.enabled(),
+            asked => Stream::ALL.into_iter().filter(|stream| asked.contains(stream)).collect(),
+        };
         self.conduct(&streams, Duty::CatchUp).await
     }
 
@@ -204,14 +207,6 @@ pub(super) fn worse(outcome: Result<(), SyncError>, error: SyncError) -> Result<
         Ok(()) | Err(SyncError::Stopped) => Err(error),
         told => told,
     }
-}
-
-fn enabled(settings: &Settings, asked: &[Stream]) -> Vec<Stream> {
-    let chosen = |stream: &Stream| match asked {
-        [] => settings.streams.of(*stream).enabled,
-        asked => asked.contains(stream),
-    };
-    Stream::ALL.into_iter().filter(chosen).collect()
 }
 
 impl Engine {
