@@ -48,6 +48,23 @@ impl Interval {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }
 
+    /// What lies in none of `others`, newest first.
+    pub fn minus(self, others: &[Self]) -> Vec<Self> {
+        let mut left = vec![self];
+        for other in others {
+            left = left
+                .into_iter()
+                .flat_map(|part| {
+                    let Some(shared) = part.intersection(other) else { return [Some(part), None] };
+                    let above = Self::new(Some(shared.end), part.end);
+                    [above, shared.start.and_then(|end| Self::new(part.start, end))]
+                })
+                .flatten()
+                .collect();
+        }
+        left
+    }
+
     /// Length in time; `None` where the interval has no lower end.
     pub fn span(&self) -> Option<TimeDelta> {
         self.start.map(|start| self.end - start)
@@ -89,6 +106,25 @@ mod tests {
         assert!(interval.contains(DateTime::<Utc>::MIN_UTC));
         assert!(!interval.is_above(DateTime::<Utc>::MIN_UTC));
         assert_eq!(interval.span(), None);
+    }
+
+    #[test]
+    fn what_is_in_work_is_left_out() {
+        let interval = |start: Option<i64>, end| Interval::new(start.map(at), at(end)).unwrap();
+        let cases = [
+            (interval(None, 9), vec![], vec![interval(None, 9)]),
+            (interval(None, 9), vec![interval(None, 9)], vec![]),
+            (interval(None, 9), vec![interval(Some(3), 5)], vec![interval(Some(5), 9), interval(None, 3)]),
+            (
+                interval(Some(1), 9),
+                vec![interval(None, 3), interval(Some(8), 20)],
+                vec![interval(Some(3), 8)],
+            ),
+            (interval(Some(1), 9), vec![interval(Some(9), 12)], vec![interval(Some(1), 9)]),
+        ];
+        for (whole, others, left) in cases {
+            assert_eq!(whole.minus(&others), left, "{whole}");
+        }
     }
 
     #[test]

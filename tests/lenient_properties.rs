@@ -101,7 +101,7 @@ fn check(stream: Stream, body: &[u8]) -> Result<(), TestCaseError> {
     let landed = rows.messages.len() + rows.conversations.len() + rows.contacts.len();
     let set_aside = rows.rejects.iter().filter(|reject| !reject.partial);
     prop_assert_eq!(landed + set_aside.count(), rows.elements);
-    prop_assert_eq!(rows.placed.len(), landed);
+    prop_assert_eq!(rows.listed.len(), rows.elements);
     for reject in &rows.rejects {
         prop_assert!(body.windows(reject.payload.len().max(1)).any(|window| window == reject.payload));
     }

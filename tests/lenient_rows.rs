@@ -24,12 +24,6 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
         (r#"{"id": {} , "updated":"2024-01-01T00:00:00Z"}"#, "id: an object"),
         (r#"{"id":1.5,"updated":"2024-01-01T00:00:00Z"}"#, "id: not a whole number"),
         (r#"{"id":99999999999999999999}"#, "id: a number beyond 64 bits"),
-        (r#"{"id":1}"#, "updated: not set"),
-        (r#"{"id":1,"updated":null}"#, "updated: not set"),
-        (r#"{"id":1,"updated":""}"#, "updated: not set"),
-        (r#"{"id":1,"updated":"0001-01-01T00:00:00Z"}"#, "updated: not set"),
-        (r#"{"id":1,"updated":"soon\u0000\ud800"}"#, "updated: not an RFC 3339 time"),
-        (r#"{"id":1,"updated":1734910309}"#, "updated: a number"),
         ("\"a string\"", "not an object"),
         ("null", "not an object"),
         ("[]", "not an object"),
@@ -40,10 +34,10 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
             let good = |id| format!(r#"{{"id":{id},"updated":"{AT}"}}"#);
             let rows = page(stream, &[&good(8), &format!(" {row}\n"), &good(9)]);
             assert_eq!(rows.elements, 3);
-            assert_eq!(rows.placed, [(time(AT), 8), (time(AT), 9)]);
+            assert_eq!(rows.placed().collect::<Vec<_>>(), [(time(AT), 8), (time(AT), 9)]);
+            assert_eq!(rows.listed.len(), 3, "none is left out of the page's order");
             assert_eq!(rows.messages.len() + rows.conversations.len() + rows.contacts.len(), 2);
-            let source_id = reason.starts_with("updated").then(|| "1".to_owned());
-            let version = rows.rejects[0].version;
+            let (source_id, version) = (None, rows.rejects[0].version);
             let payload = row.into();
             let reason = reason.to_owned();
             assert_eq!(
@@ -55,33 +49,55 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
 }
 
 #[test]
+fn a_row_without_a_time_lands_and_has_no_place() {
+    let cases = [
+        ("", None),
+        (r#","updated":null"#, None),
+        (r#","updated":"""#, None),
+        (r#","updated":"0001-01-01T00:00:00Z""#, None),
+        (r#","updated":"soon\u0000\ud800""#, Some("updated: not an RFC 3339 time")),
+        (r#","updated":1734910309"#, Some("updated: a number")),
+    ];
+    for stream in Stream::ALL {
+        for (updated, reason) in cases {
+            let rows = page(stream, &[&format!(r#"{{"id":1{updated}}}"#)]);
+            assert_eq!(rows.messages.len() + rows.conversations.len() + rows.contacts.len(), 1);
+            assert_eq!(rows.listed, [(None, 1)]);
+            let partial: Vec<_> =
+                rows.rejects.iter().map(|reject| (reject.partial, reject.reason.as_str())).collect();
+            assert_eq!(partial, reason.map(|reason| (true, reason)).into_iter().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn messages_are_placed_by_the_time_that_is_asked_for() {
     let body = r#"[{"id":"5","date":"2024-01-01T00:00:00Z","updated":"soon"},{"id":5,"updated":"2024-01-01T00:00:00Z"}]"#;
     let rows = read_page(Stream::Messages, TimeField::Date, &body.into()).unwrap();
-    assert_eq!(rows.placed, [(time("2024-01-01T00:00:00Z"), 5)]);
+    assert_eq!(rows.listed, [(Some(time("2024-01-01T00:00:00Z")), 5), (None, 5)]);
     assert_eq!(rows.messages[0].updated, None);
     let verdicts: Vec<_> =
         rows.rejects.iter().map(|reject| (reject.partial, reject.reason.as_str())).collect();
-    assert_eq!(verdicts, [(true, "updated: not an RFC 3339 time"), (false, "date: not set")]);
+    assert_eq!(verdicts, [(true, "updated: not an RFC 3339 time")]);
 }
 
 #[test]
 fn a_row_repeated_on_a_page_comes_twice() {
     let row = format!(r#"{{"id":3,"updated":"{AT}"}}"#);
     let rows = page(Stream::Contacts, &[&row, &row]);
-    assert_eq!((rows.contacts.len(), rows.placed.len(), rows.elements), (2, 2, 2));
+    assert_eq!((rows.contacts.len(), rows.listed.len(), rows.elements), (2, 2, 2));
 }
 
 #[test]
 fn a_row_alone_needs_only_its_id() {
     let mut rows = Rows::default();
-    read_row(Stream::Conversations, None, &" {\"id\":4}\n".into(), &mut rows);
-    read_row(Stream::Conversations, None, &"{\"id\":4} {}".into(), &mut rows);
-    read_row(Stream::Conversations, None, &"{\"id\":4,".into(), &mut rows);
-    read_row(Stream::Conversations, None, &"".into(), &mut rows);
+    read_row(Stream::Conversations, &" {\"id\":4}\n".into(), &mut rows);
+    read_row(Stream::Conversations, &"{\"id\":4} {}".into(), &mut rows);
+    read_row(Stream::Conversations, &"{\"id\":4,".into(), &mut rows);
+    read_row(Stream::Conversations, &"".into(), &mut rows);
     let raw = " {\"id\":4}\n".into();
     assert_eq!(rows.conversations, [Conversation { id: 4, raw, ..Conversation::default() }]);
-    assert_eq!((rows.elements, rows.placed.len()), (0, 0));
+    assert_eq!((rows.elements, rows.listed.len()), (0, 0));
     let payloads: Vec<_> = rows.rejects.iter().map(|reject| &reject.payload[..]).collect();
     assert_eq!(payloads, [&b"{\"id\":4} {}"[..], b"{\"id\":4,", b""]);
 }

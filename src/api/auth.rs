@@ -48,15 +48,13 @@ pub struct Authorization {
     pub generation: u64,
 }
 
-/// Makes and keeps the token, and knows how the server's clock differs from ours.
+/// Makes and keeps the token.
 pub struct Auth {
     credentials: Credentials,
     state: Mutex<State>,
 }
 
 struct State {
-    /// What the server's clock is ahead of ours by; `None` before the first answer.
-    skew: Option<TimeDelta>,
     generation: u64,
     token: Option<Token>,
     secret: Option<Secret>,
@@ -86,11 +84,11 @@ type Stamp = Vec<(Option<SystemTime>, u64)>;
 
 impl Auth {
     pub fn new(credentials: Credentials) -> Self {
-        let state = State { skew: None, generation: 0, token: None, secret: None };
+        let state = State { generation: 0, token: None, secret: None };
         Self { credentials, state: Mutex::new(state) }
     }
 
-    /// The header for a request that leaves at `now` (our clock). Changed secret files are noticed within
+    /// The header for a request that leaves at `now`, by the server's clock as far as it is known. Changed secret files are noticed within
     /// a second; one that cannot be read just then leaves the last secret in use.
     pub fn authorization(&self, now: DateTime<Utc>) -> Result<Authorization, CredentialsError> {
         let mut state = self.state();
@@ -139,26 +137,6 @@ impl Auth {
         Ok(!same)
     }
 
-    /// Learns the server's clock from the `Date` (whole seconds, rounded down) of an answer to a request
-    /// that left at `sent` and was answered at `received`, both by our clock.
-    pub fn observe(&self, date: DateTime<Utc>, sent: DateTime<Utc>, received: DateTime<Utc>) {
-        let (least, most) = (date - received, date + TimeDelta::seconds(1) - sent);
-        let mut state = self.state();
-        let believed = state.skew.unwrap_or_default();
-        // The least keeps `iat` out of the server's future.
-        state.skew = Some(if (least..=most).contains(&believed) { believed } else { least });
-    }
-
-    /// As [`Self::observe`], from a 401: whatever was believed before may be why the token was refused.
-    pub fn relearn(&self, date: DateTime<Utc>, received: DateTime<Utc>) {
-        self.state().skew = Some(date - received);
-    }
-
-    /// What the server's clock is ahead of ours by, to about a second; `None` before the first answer.
-    pub fn skew(&self) -> Option<TimeDelta> {
-        self.state().skew
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is an assignment of a whole value, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,7 +170,7 @@ impl State {
         let secret = self.secret.as_ref().ok_or(CredentialsError::Unset)?;
         let bearer = match &secret.kind {
             SecretKind::Signing { id, key } => {
-                let iat = (now + self.skew.unwrap_or_default() - IAT_MARGIN).timestamp();
+                let iat = (now - IAT_MARGIN).timestamp();
                 sign(id, key, iat)?
             }
             SecretKind::TeamKey(key) => key.clone(),
@@ -300,39 +278,6 @@ mod tests {
         assert_eq!(authorization.header, "Bearer team-key");
         assert!(authorization.header.is_sensitive());
         assert!(!auth.renew(authorization.generation).unwrap());
-    }
-
-    #[test]
-    fn iat_follows_the_servers_clock_and_never_leads_it() {
-        // (server ahead by, round trip) in milliseconds; the request leaves at 1,000,000.400 by our clock.
-        for (ahead, round_trip) in
-            [(0, 0), (3_600_000, 0), (-3_600_000, 0), (-7_250, 900), (7_250, 5_000), (-300, 50)]
-        {
-            let auth = signing();
-            let sent = at(1_000_000) + TimeDelta::milliseconds(400);
-            let received = sent + TimeDelta::milliseconds(round_trip);
-            let server = sent + TimeDelta::milliseconds(ahead + round_trip / 2);
-            auth.observe(at(server.timestamp()), sent, received);
-            let authorization = auth.authorization(received).unwrap();
-            let iat = claims(&authorization, "ID||KEY")["iat"].as_i64().unwrap();
-            let server_now = (received + TimeDelta::milliseconds(ahead)).timestamp();
-            assert!(
-                (server_now - 8..=server_now).contains(&iat),
-                "{ahead} {round_trip}: {iat} at {server_now}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_skew_that_fits_is_not_moved_by_the_dates_coarseness() {
-        let auth = signing();
-        for second in 0..10 {
-            let now = at(second) + TimeDelta::milliseconds(100 * second);
-            auth.observe(at(now.timestamp()), now, now + TimeDelta::milliseconds(30));
-            assert_eq!(auth.skew(), Some(TimeDelta::zero()));
-        }
-        auth.relearn(at(1), at(1) + TimeDelta::milliseconds(700));
-        assert_eq!(auth.skew(), Some(TimeDelta::milliseconds(-700)));
     }
 
     #[test]

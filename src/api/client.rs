@@ -35,6 +35,7 @@ use super::{
     limiter::{Limiter, Priority},
     model::Stream,
     retry::{self, Decision, Failure},
+    server_clock::ServerClock,
 };
 use crate::config;
 
@@ -58,6 +59,7 @@ struct Shared {
     max_body: u64,
     room: Room,
     auth: Auth,
+    clock: ServerClock,
     limiter: Limiter,
     /// Requests under way at once.
     in_flight: Semaphore,
@@ -112,6 +114,7 @@ impl Client {
                 max_body: settings.max_body,
                 room: Room::new(settings.max_in_flight),
                 auth: Auth::new(credentials),
+                clock: ServerClock::default(),
                 limiter: Limiter::new(settings.requests_per_minute),
                 in_flight: Semaphore::new(settings.max_in_flight),
                 availability: Arc::default(),
@@ -220,7 +223,12 @@ impl Client {
 
     /// What the server's clock is ahead of ours by, to about a second; `None` before the first answer.
     pub fn skew(&self) -> Option<TimeDelta> {
-        self.shared.auth.skew()
+        self.shared.clock.offset()
+    }
+
+    /// The server's clock.
+    pub fn clock(&self) -> &ServerClock {
+        &self.shared.clock
     }
 
     /// Sends, and reads the whole answer. An answer that `read` cannot read is not tried again.

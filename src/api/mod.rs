@@ -13,3 +13,4 @@ pub mod lenient;
 pub mod limiter;
 pub mod model;
 pub mod retry;
+pub mod server_clock;

@@ -237,6 +237,10 @@ impl fmt::Debug for UnreadableBody {
     }
 }
 
+/// One element of a page: its time on the page's time line, where it has one that can be read, and its id. An element
+/// whose id cannot be read goes by a number made from its bytes: the same bytes have the same number.
+pub type Listed = (Option<DateTime<Utc>>, i64);
+
 /// What one page brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
@@ -247,13 +251,18 @@ pub struct Rows {
     pub embedded: Vec<Conversation>,
     pub contacts: Vec<Contact>,
     pub rejects: Vec<Reject>,
-    /// `(time, id)` of each row that could be placed on the page's time line, in the page's order.
-    pub placed: Vec<(DateTime<Utc>, i64)>,
+    /// The elements of the page's array, in its order.
+    pub listed: Vec<Listed>,
     /// How many elements the page's array had, readable or not.
     pub elements: usize,
 }
 
 impl Rows {
+    /// Time and id of the rows that have a time, in the page's order.
+    pub fn placed(&self) -> impl Iterator<Item = (DateTime<Utc>, i64)> + '_ {
+        self.listed.iter().filter_map(|(time, id)| Some(((*time)?, *id)))
+    }
+
     /// Length of the rows' and rejects' own bytes: about the memory that what was read of them takes.
     pub fn bytes(&self) -> usize {
         self.messages.iter().map(|row| row.raw.len()).sum::<usize>()

@@ -74,7 +74,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         max_connections: reader.integer("database.max_connections", 2..=100),
         synchronous_commit: reader.boolean("database.synchronous_commit"),
     };
-    let sync = Sync { settle_margin: reader.duration("sync.settle_margin", Duration::ZERO..=HOUR) };
+    let sync = Sync {
+        settle_margin: reader.duration("sync.settle_margin", Duration::ZERO..=HOUR),
+        empty_apart: reader.duration("sync.empty_apart", Duration::ZERO..=HOUR),
+        patience: reader.duration("sync.patience", Duration::ZERO..=DAY),
+    };
     let streams = Streams {
         messages: stream(&mut reader, "streams.messages"),
         conversations: stream(&mut reader, "streams.conversations"),

@@ -86,6 +86,10 @@ pub struct Database {
 #[derive(Clone, Debug)]
 pub struct Sync {
     pub settle_margin: Duration,
+    /// How far apart two empty answers lie at least before a list is believed to end there.
+    pub empty_apart: Duration,
+    /// How long `sync` retries what stays open.
+    pub patience: Duration,
 }
 
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use crate::{
     interval::Interval,
 };
 
-use super::{LineKey, UnreadablePage};
+use super::{LineKey, Sighted, UnreadablePage};
 
 /// Rows and proofs of any number of pages, in reading order, for one [`Store::commit`](super::Store::commit).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Batch {
     /// Source ids among `rejects` that no page read later brought readable and as new, with the version refused;
     /// [`Batch::push`] finds them.
     pub unread: HashMap<(Stream, String), Version>,
+    /// The rows as witnesses: those that turn up where the ledger says that all are held are contradictions.
+    pub sighted: Vec<Sighted>,
     /// Intervals that the rows of this batch, with what is held already, prove.
     pub proofs: Vec<(LineKey, Interval)>,
     pub tallies: Vec<Tally>,
@@ -57,6 +59,14 @@ impl Batch {
         self.embedded.extend(rows.embedded);
         self.contacts.extend(rows.contacts);
         self.rejects.extend(rows.rejects);
+    }
+
+    /// Adds rows as witnesses.
+    pub fn sight(&mut self, sighted: Sighted) {
+        match self.sighted.iter_mut().find(|other| other.key == sighted.key) {
+            Some(other) => other.rows.extend(sighted.rows),
+            None => self.sighted.push(sighted),
+        }
     }
 
     fn read(&mut self, stream: Stream, id: i64, version: Version) {

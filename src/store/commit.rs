@@ -11,7 +11,7 @@ use crate::interval::Interval;
 use super::{
     Batch, Lease, LineKey, Store, StoreError,
     availability::Write,
-    coverage, lease, page_rejects,
+    contradictions, coverage, lease, page_rejects,
     refusal::{Part, Refused},
     rejects, runs,
 };
@@ -37,6 +37,8 @@ pub struct Committed {
     pub rejects: u64,
     /// Rows that PostgreSQL refused; they are among `rejects`.
     pub refused: u64,
+    /// Rows that turned up where all rows were proved to be held.
+    pub contradictions: u64,
 }
 
 /// How rows are written.
@@ -97,7 +99,9 @@ impl Store {
         let _turn = self.turns.acquire().await.ok();
         let mut connection = self.writing.session().await.map_err(begun())?;
         let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
+        let contradictions = contradictions::note(&mut transaction, &batch.sighted).await?;
         let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
+        written.contradictions = contradictions;
         // The refused come last: of two rejects of a row, the later counts.
         let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();
         written.rejects = rejects::upsert(&mut transaction, &set_aside).await?;

@@ -24,6 +24,8 @@ pub struct PassState {
     pub wanted_to: Option<DateTime<Utc>>,
     /// What is held, newest first; disjoint, with gaps between.
     pub covered: Vec<Interval>,
+    /// The part of it that rests on empty answers alone, newest first.
+    pub believed: Vec<Interval>,
 }
 
 impl Store {
@@ -62,6 +64,7 @@ impl Store {
             wanted_from,
             wanted_to,
             covered: Vec::new(),
+            believed: Vec::new(),
         }))
     }
 
@@ -82,7 +85,7 @@ impl Store {
             "INSERT INTO heymarket_sync.coverage (stream, line, pass, wanted, started_at)
              SELECT $1, $2, $3, tstzrange($4, $5), $6 WHERE $3 <> $7
              ON CONFLICT (stream, line, pass) DO UPDATE
-             SET wanted = excluded.wanted, started_at = excluded.started_at, covered = '{}'",
+             SET wanted = excluded.wanted, started_at = excluded.started_at, covered = '{}', believed = '{}'",
             key.stream.name(),
             key.line,
             key.pass,
@@ -195,7 +198,8 @@ impl Store {
                 WHERE stream = $1 AND line = $2 AND pass = $3
                 FOR UPDATE
             ), shrunk AS (
-                UPDATE heymarket_sync.coverage c SET covered = c.covered - held.withdrawn
+                UPDATE heymarket_sync.coverage c
+                SET covered = c.covered - held.withdrawn, believed = c.believed - held.withdrawn
                 FROM held
                 WHERE c.stream = held.stream AND c.line = held.line AND c.pass = held.pass
                   AND NOT isempty(held.withdrawn)
@@ -223,6 +227,31 @@ impl Store {
             );
         }
         Ok(withdrawn)
+    }
+
+    /// Adds `interval` to what is covered, marked as resting on empty answers where rows did not prove it.
+    ///
+    /// # Errors
+    /// [`StoreError::LeadLost`], and [`StoreError::ServerRestarted`].
+    pub async fn believe(&self, lease: &Lease, key: &LineKey, interval: Interval) -> Result<(), StoreError> {
+        let failed = || StoreError::query("recording that a line ends");
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
+        sqlx::query!(
+            "UPDATE heymarket_sync.coverage c
+             SET believed = c.believed + (tstzmultirange(tstzrange($4, $5)) - c.covered),
+                 covered = c.covered + tstzmultirange(tstzrange($4, $5))
+             WHERE stream = $1 AND line = $2 AND pass = $3 AND NOT covered @> tstzrange($4, $5)",
+            key.stream.name(),
+            key.line,
+            key.pass,
+            interval.start(),
+            interval.end(),
+        )
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed())?;
+        lease::check(&mut transaction, lease).await?;
+        transaction.commit().await.map_err(failed())
     }
 
     /// Notes that a test has just confirmed the reading of the API that the line rests on: what is covered now
@@ -281,7 +310,11 @@ impl Store {
                    ARRAY(SELECT lower(r) FROM unnest(covered) AS r ORDER BY r DESC)
                        AS "starts!: Vec<Option<DateTime<Utc>>>",
                    ARRAY(SELECT upper(r) FROM unnest(covered) AS r ORDER BY r DESC)
-                       AS "ends!: Vec<DateTime<Utc>>"
+                       AS "ends!: Vec<DateTime<Utc>>",
+                   ARRAY(SELECT lower(r) FROM unnest(believed) AS r ORDER BY r DESC)
+                       AS "believed_starts!: Vec<Option<DateTime<Utc>>>",
+                   ARRAY(SELECT upper(r) FROM unnest(believed) AS r ORDER BY r DESC)
+                       AS "believed_ends!: Vec<DateTime<Utc>>"
             FROM heymarket_sync.coverage
             WHERE $1::text IS NULL
                OR (stream = $1 AND line = $2 AND (pass = $3 OR $4 AND starts_with(pass, $3)))
@@ -299,12 +332,19 @@ impl Store {
             .map(|row| {
                 let stream =
                     row.stream.parse().map_err(|_| StoreError::UnknownStream { name: row.stream })?;
-                let covered = row.starts.into_iter().zip(row.ends);
+                let intervals = |starts: Vec<Option<DateTime<Utc>>>, ends: Vec<DateTime<Utc>>| {
+                    starts
+                        .into_iter()
+                        .zip(ends)
+                        .filter_map(|(start, end)| Interval::new(start, end))
+                        .collect()
+                };
                 let state = PassState {
                     started_at: row.started_at,
                     wanted_from: row.wanted_from,
                     wanted_to: row.wanted_to,
-                    covered: covered.filter_map(|(start, end)| Interval::new(start, end)).collect(),
+                    covered: intervals(row.starts, row.ends),
+                    believed: intervals(row.believed_starts, row.believed_ends),
                 };
                 Ok((LineKey { stream, line: row.line, pass: row.pass }, state))
             })
@@ -322,7 +362,8 @@ pub(super) async fn prove(
     let starts: Vec<_> = intervals.iter().map(Interval::start).collect();
     let ends: Vec<_> = intervals.iter().map(Interval::end).collect();
     sqlx::query!(
-        "UPDATE heymarket_sync.coverage c SET covered = c.covered + p.proved
+        "UPDATE heymarket_sync.coverage c
+         SET covered = c.covered + p.proved, believed = c.believed - p.proved
          FROM (
              SELECT range_agg(tstzrange(lower_end, upper_end)) AS proved
              FROM unnest($4::timestamptz[], $5::timestamptz[]) AS i (lower_end, upper_end)

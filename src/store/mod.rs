@@ -8,6 +8,7 @@ mod batch;
 mod commit;
 mod connect;
 mod contacts;
+mod contradictions;
 mod conversations;
 mod copy;
 mod coverage;
@@ -39,6 +40,7 @@ pub use self::{
     batch::{Batch, Tally},
     commit::Committed,
     connect::{ServerInfo, connect},
+    contradictions::{Sighted, Sighting},
     coverage::PassState,
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},

@@ -55,6 +55,35 @@ impl Store {
         })
     }
 
+    /// How many rows of the stream are held, those left out that are gone at the source. Counts them: it takes longer on
+    /// a larger mirror.
+    pub async fn held_rows(&self, stream: Stream) -> Result<u64, StoreError> {
+        let held = match stream {
+            Stream::Messages => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "held!" FROM heymarket.messages WHERE _deleted_at IS NULL"#
+                )
+                .fetch_one(&self.pool)
+                .await
+            }
+            Stream::Conversations => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "held!" FROM heymarket.conversations WHERE _deleted_at IS NULL"#
+                )
+                .fetch_one(&self.pool)
+                .await
+            }
+            Stream::Contacts => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "held!" FROM heymarket.contacts WHERE _deleted_at IS NULL"#
+                )
+                .fetch_one(&self.pool)
+                .await
+            }
+        };
+        Ok(held.map_err(StoreError::query("counting the rows held"))?.unsigned_abs())
+    }
+
     async fn stream_status(&self) -> Result<BTreeMap<Stream, StreamStatus>, StoreError> {
         // Of a table that was never analyzed the planner knows no rows, only its size;
         // then the count is bounded.

@@ -23,9 +23,9 @@ impl Handed {
     /// Takes the rows that came before out of a page, and remembers those at its lower edge. A page with rejects is
     /// left as it is: what came with them belongs together.
     pub fn reduce(&mut self, page: &mut Rows) {
-        let Some(lowest) = page.placed.iter().map(|place| place.0).min() else { return };
+        let Some(lowest) = page.placed().map(|place| place.0).min() else { return };
         let edge: HashSet<i64> =
-            page.placed.iter().filter(|place| place.0 == lowest).map(|place| place.1).collect();
+            page.placed().filter(|place| place.0 == lowest).map(|place| place.1).collect();
         if !page.rejects.is_empty() {
             self.rows.clear();
             return;
@@ -65,7 +65,7 @@ mod tests {
                 .iter()
                 .map(|(id, _, text)| Message { id: *id, raw: (*text).into(), ..Message::default() })
                 .collect(),
-            placed: rows.iter().map(|(id, second, _)| (at(*second), *id)).collect(),
+            listed: rows.iter().map(|(id, second, _)| (Some(at(*second)), *id)).collect(),
             elements: rows.len(),
             ..Rows::default()
         }

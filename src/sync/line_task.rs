@@ -1,54 +1,31 @@
 //! A line kept current: ticks at its top, fills below, rechecks beside.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use crate::api::limiter::Priority;
 use crate::config::StreamSettings;
 use crate::interval::{Interval, TICK};
 use crate::store::STANDING;
 
-use super::fill;
+use super::emptiness::Claims;
+use super::fill::{self, Outcome};
 use super::line::Line;
 use super::passes::Passes;
 use super::planner;
 use super::scheduler::{Engine, SyncError};
+use super::sweeps::Sweeps;
 use super::walk::Obstacle;
-use super::walker::{Claim, Errand};
+use super::walker::{Claim, Errand, Walked};
 
 /// Pages that a tick reads itself; what is below is filled beside the next ticks.
 const TICK_PAGES: u32 = 5;
-/// How soon what is still open is tried again.
-pub(super) const SWEEP: Duration = Duration::from_secs(300);
-/// The same at most, where nothing changes: a gap that the API cannot fill costs requests each time.
-const SWEEP_MOST: Duration = Duration::from_secs(6 * 3_600);
 /// How often it is looked what to do for backfills, while there are any.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// When the line's gaps are looked at next.
-struct Sweeps {
-    next: tokio::time::Instant,
-    pause: Duration,
-    open: Vec<Interval>,
-}
-
-impl Default for Sweeps {
-    fn default() -> Self {
-        Self { next: tokio::time::Instant::now(), pause: SWEEP, open: Vec::new() }
-    }
-}
-
-impl Sweeps {
-    /// The same gaps as before are tried half as often.
-    fn found(&mut self, gaps: &[Interval]) {
-        let stubborn = !gaps.is_empty() && gaps == self.open;
-        self.pause = if stubborn { (self.pause * 2).min(SWEEP_MOST) } else { SWEEP };
-        self.open = gaps.to_vec();
-        self.next = tokio::time::Instant::now() + self.pause;
-    }
-}
+const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What a line's task is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +40,13 @@ pub(super) enum Duty {
 
 /// How a fill of a pass ended.
 pub(super) struct Filled {
+    /// Number of the fill.
+    pub number: u64,
     pub pass: String,
     pub priority: Priority,
-    pub outcome: Result<Vec<(Interval, Obstacle)>, SyncError>,
+    /// The lower end of what the pass wants.
+    pub wanted_from: Option<DateTime<Utc>>,
+    pub outcome: Result<Outcome, SyncError>,
 }
 
 /// A line kept current.
@@ -86,7 +67,16 @@ pub(super) struct LineTask {
     /// A fill of such a rest is in `work`.
     filling_rest: bool,
     pub(super) work: JoinSet<Filled>,
+    fills: u64,
+    /// What fills of the standing pass have in work.
+    filling: HashMap<u64, Vec<Interval>>,
     pub(super) passes: Passes,
+    /// What empty answers claim, by pass.
+    pub(super) claims: HashMap<String, Claims>,
+    /// A row of this line was listed since the task began.
+    pub(super) listed: bool,
+    /// Contradictions that were looked at.
+    contradictions: u64,
 }
 
 impl LineTask {
@@ -120,7 +110,12 @@ impl LineTask {
             rest: None,
             filling_rest: false,
             work: JoinSet::new(),
+            fills: 0,
+            filling: HashMap::new(),
             passes: Passes::default(),
+            claims: HashMap::new(),
+            listed: false,
+            contradictions: 0,
         })
     }
 
@@ -137,43 +132,16 @@ impl LineTask {
         outcome
     }
 
-    async fn catch_up(&mut self) -> Result<(), SyncError> {
-        // What is below the first tick need not wait for it.
-        let gaps = self.gaps().await?;
-        self.spawn_fill(Priority::History, gaps);
-        self.tick(None).await?;
-        let mut left = self.drain().await?;
-        left += self.tick(None).await?;
-        self.engine.reader.writer.flush().await?;
-        self.recheck().await?;
-        left += self.drain().await?;
-        left += self.backfill_all().await?;
-        left = left.max(self.gaps().await?.len());
-        if left > 0 { Err(SyncError::Open(left)) } else { Ok(()) }
-    }
-
-    async fn backfill_once(&mut self) -> Result<(), SyncError> {
-        match self.backfill_all().await? {
-            0 => Ok(()),
-            left => Err(SyncError::Open(left)),
-        }
-    }
-
-    /// What was asked for, until it is done or stays open; returns how much stays open.
-    async fn backfill_all(&mut self) -> Result<usize, SyncError> {
-        self.backfill().await?;
-        let left = self.drain().await?;
-        Ok(left.max(self.backfill().await?))
-    }
-
     async fn keep(&mut self) -> Result<(), SyncError> {
-        let mut ticks = tokio::time::interval(self.settings.interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let every = |time| {
+            let mut interval = tokio::time::interval(time);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            interval
+        };
+        let (mut ticks, mut look) = (every(self.settings.interval), every(LOOK));
         let mut sweeps = Sweeps::default();
         // What is below the first tick need not wait for it.
         self.sweep(&mut sweeps).await?;
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.engine.reader.cancel.clone();
         let mut backfills = self.engine.backfills.clone();
         loop {
@@ -182,52 +150,73 @@ impl LineTask {
                 biased;
                 () = cancel.cancelled() => return Err(SyncError::Stopped),
                 Some(ended) = self.work.join_next() => {
-                    self.ended(ended)?;
+                    if let Some(open) = self.ended(ended).await? {
+                        sweeps.found(&open);
+                    }
                     self.backfill().await?;
                 }
                 _ = ticks.tick() => {
-                    self.tick(Some(TICK_PAGES)).await?;
+                    let obstacles = self.tick(Some(TICK_PAGES)).await?;
+                    if !obstacles.is_empty() {
+                        sweeps.found(&obstacles.into_iter().map(|obstacle| obstacle.0).collect::<Vec<_>>());
+                    }
                     self.recheck().await?;
                 }
                 _ = look.tick(), if backfills_wait => {
                     self.backfill().await?;
                 }
                 Ok(()) = backfills.changed() => {}
-                () = tokio::time::sleep_until(sweeps.next), if self.work.is_empty() => {
+                () = tokio::time::sleep_until(sweeps.next) => {
                     self.sweep(&mut sweeps).await?;
                 }
+            }
+            if self.is_contradicted() {
+                self.sweep(&mut sweeps).await?;
+            }
+            if let Some(due) = self.claims_due() {
+                sweeps.not_after(due);
             }
         }
     }
 
-    /// Fills what is wanted and not held.
+    /// Fills what is wanted and not held, and that no fill has in work; looks again where the line was believed to end.
     async fn sweep(&mut self, sweeps: &mut Sweeps) -> Result<(), SyncError> {
-        let gaps = self.gaps().await?;
-        sweeps.found(&gaps);
+        self.heal().await?;
+        self.ask_edge().await?;
+        let gaps = self.gaps(self.floor).await?;
+        let in_work: Vec<_> = self.filling.values().flatten().copied().collect();
+        let gaps = gaps.into_iter().flat_map(|gap| gap.minus(&in_work)).collect();
+        sweeps.under_way();
         self.spawn_fill(Priority::History, gaps);
         Ok(())
     }
 
-    /// Reads the newest rows of the line down to what earlier ticks read; returns how often rows may have been
-    /// passed over. Above the settle margin no gap shows that.
-    async fn tick(&mut self, pages: Option<u32>) -> Result<usize, SyncError> {
+    /// Reads the newest rows of the line down to what earlier ticks read; returns where rows may have been passed over.
+    /// Above the settle margin no gap shows that.
+    pub(super) async fn tick(&mut self, pages: Option<u32>) -> Result<Vec<(Interval, Obstacle)>, SyncError> {
         let reader = &self.engine.reader;
         let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
-        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(0) };
+        let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(Vec::new()) };
         let walked = reader.walk(&self.errand, &Claim::new(gap), Some(self.tick_rows), pages).await?;
         self.tick_rows = planner::tick_rows(walked.fresh);
         if !walked.complete {
-            let lowest = walked.lowest.unwrap_or(gap.end());
-            let from =
-                self.rest.and_then(|rest| rest.start()).map_or(self.floor, |from| from.min(self.floor));
-            let to = self.rest.map_or(lowest, |rest| rest.end().max(lowest));
-            // The oldest row read may share its time with others.
-            self.rest = Interval::new(Some(from), to + TICK);
+            self.leave_rest(&walked, gap);
         }
         self.floor = self.floor.max(walked.ceiling);
-        let obstacles = walked.obstacles.len();
         self.fill_rest();
-        Ok(obstacles)
+        self.saw(walked.lowest);
+        if let Some(emptiness) = walked.empty {
+            self.claim(STANDING, self.wanted_from, emptiness, false).await?;
+        }
+        Ok(walked.obstacles)
+    }
+
+    fn leave_rest(&mut self, walked: &Walked, gap: Interval) {
+        let lowest = walked.lowest.unwrap_or(gap.end());
+        let from = self.rest.and_then(|rest| rest.start()).map_or(self.floor, |from| from.min(self.floor));
+        let to = self.rest.map_or(lowest, |rest| rest.end().max(lowest));
+        // The oldest row read may share its time with others.
+        self.rest = Interval::new(Some(from), to + TICK);
     }
 
     /// Fills what ticks left below them, unless that is being done.
@@ -240,15 +229,15 @@ impl LineTask {
         }
     }
 
-    /// What is wanted below the ticks and not held.
-    async fn gaps(&self) -> Result<Vec<Interval>, SyncError> {
+    /// What is wanted below `top` and not held.
+    pub(super) async fn gaps(&self, top: DateTime<Utc>) -> Result<Vec<Interval>, SyncError> {
         self.engine.reader.writer.flush().await?;
-        let Some(wanted) = Interval::new(self.wanted_from, self.floor) else { return Ok(Vec::new()) };
+        let Some(wanted) = Interval::new(self.wanted_from, top) else { return Ok(Vec::new()) };
         Ok(self.engine.store.gaps(&self.errand.line.key(STANDING), wanted).await?)
     }
 
     /// Fills gaps of the standing pass beside the ticks.
-    fn spawn_fill(&mut self, priority: Priority, gaps: Vec<Interval>) {
+    pub(super) fn spawn_fill(&mut self, priority: Priority, gaps: Vec<Interval>) {
         if gaps.is_empty() {
             return;
         }
@@ -260,14 +249,33 @@ impl LineTask {
             }
         }
         let engine = self.engine.clone();
+        let (number, wanted_from) = (self.next_fill(), self.wanted_from);
+        self.filling.insert(number, gaps.clone());
         self.work.spawn(async move {
             let outcome =
                 fill::fill(&engine.reader, &errand, gaps, engine.spend).await.map_err(SyncError::from);
-            Filled { pass: errand.pass, priority, outcome }
+            Filled { number, pass: errand.pass, priority, wanted_from, outcome }
         });
     }
 
-    fn ended(&mut self, ended: Result<Filled, tokio::task::JoinError>) -> Result<usize, SyncError> {
+    pub(super) fn next_fill(&mut self) -> u64 {
+        self.fills += 1;
+        self.fills
+    }
+
+    /// Takes a fill that has ended; returns what of the standing pass's history it left open.
+    async fn ended(&mut self, ended: Result<Filled, JoinError>) -> Result<Option<Vec<Interval>>, SyncError> {
+        let history = ended.as_ref().is_ok_and(|filled| {
+            filled.priority == Priority::History || self.filling.contains_key(&filled.number)
+        });
+        let open = self.take(ended).await?;
+        Ok(history.then(|| open.into_iter().map(|open| open.0).collect()))
+    }
+
+    async fn take(
+        &mut self,
+        ended: Result<Filled, JoinError>,
+    ) -> Result<Vec<(Interval, Obstacle)>, SyncError> {
         let ended = match ended {
             Ok(ended) => ended,
             Err(error) => match error.try_into_panic() {
@@ -276,44 +284,38 @@ impl LineTask {
             },
         };
         self.passes.ended(&ended.pass);
+        self.filling.remove(&ended.number);
         if ended.priority == Priority::Tail {
             self.filling_rest = false;
             self.fill_rest();
         }
-        match ended.outcome {
-            Ok(open) => Ok(open.len()),
-            Err(error) => Err(error),
+        let outcome = ended.outcome?;
+        self.saw(outcome.lowest);
+        if let Some(emptiness) = outcome.empty() {
+            self.claim(&ended.pass, ended.wanted_from, emptiness, true).await?;
         }
+        Ok(outcome.open)
     }
 
-    async fn drain(&mut self) -> Result<usize, SyncError> {
-        let mut open = 0;
+    /// Waits for all fills; returns what they left open.
+    pub(super) async fn drain(&mut self) -> Result<Vec<(Interval, Obstacle)>, SyncError> {
+        let mut open = Vec::new();
         while let Some(ended) = self.work.join_next().await {
-            open += self.ended(ended)?;
+            open.extend(self.take(ended).await?);
         }
         Ok(open)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use chrono::DateTime;
+    /// Whether rows have contradicted the coverage since this was asked last.
+    fn is_contradicted(&mut self) -> bool {
+        let stream = self.errand.line.stream;
+        let now = self.engine.reader.progress.of(stream).contradictions.load(Relaxed);
+        std::mem::replace(&mut self.contradictions, now) != now
+    }
 
-    use super::*;
-
-    #[test]
-    fn gaps_that_stay_are_tried_more_and_more_rarely() {
-        let gap = |end| Interval::new(None, DateTime::from_timestamp(end, 0).unwrap()).unwrap();
-        let mut sweeps = Sweeps::default();
-        let minutes = [(1, 5), (1, 10), (1, 20), (2, 5), (2, 10)];
-        for (end, pause) in minutes {
-            sweeps.found(&[gap(end)]);
-            assert_eq!(sweeps.pause.as_secs() / 60, pause);
-        }
-        (0..20).for_each(|_| sweeps.found(&[gap(2)]));
-        assert_eq!(sweeps.pause, SWEEP_MOST);
-        sweeps.found(&[]);
-        sweeps.found(&[]);
-        assert_eq!(sweeps.pause, SWEEP, "nothing open is nothing stubborn");
+    /// When claims of emptiness may be settled.
+    pub(super) fn claims_due(&self) -> Option<Instant> {
+        let apart = self.engine.settings.sync.empty_apart;
+        self.claims.get(STANDING)?.due(apart)
     }
 }

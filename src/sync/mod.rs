@@ -1,6 +1,9 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
+mod catch_up;
 pub mod detect;
+mod doubt;
+mod emptiness;
 pub mod fill;
 mod handed;
 mod known;
@@ -15,6 +18,7 @@ pub mod requests;
 pub mod retry;
 pub mod scheduler;
 mod survey;
+mod sweeps;
 pub mod walk;
 pub mod walker;
 pub mod writer;

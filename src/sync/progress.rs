@@ -25,6 +25,8 @@ pub struct StreamProgress {
     pub rows_read: AtomicU64,
     pub rows_written: AtomicU64,
     pub rejected: AtomicU64,
+    /// Rows that turned up where all rows were proved to be held.
+    pub contradictions: AtomicU64,
     oldest: AtomicI64,
     proved_micros: AtomicI64,
     wanted_micros: AtomicI64,
@@ -40,6 +42,7 @@ impl Default for StreamProgress {
             rows_read: zero(),
             rows_written: zero(),
             rejected: zero(),
+            contradictions: zero(),
             oldest: AtomicI64::new(i64::MAX),
             proved_micros: AtomicI64::new(0),
             wanted_micros: AtomicI64::new(0),

@@ -29,6 +29,8 @@ pub struct Found {
     pub page_rows: Option<u32>,
     /// Every change of a row shows on a time line.
     pub changes_are_seen: bool,
+    /// The endpoint's own list leaves out rows that other views show.
+    pub views_are_hidden: bool,
 }
 
 impl Readings {

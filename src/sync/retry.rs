@@ -7,8 +7,6 @@ use crate::api::lenient;
 use crate::api::model::Rows;
 use crate::store::{Lease, Store, StoreError};
 
-use super::line::Line;
-
 /// Tries everything that waits for another try, until nothing does or it is cancelled.
 ///
 /// # Errors
@@ -24,8 +22,7 @@ pub async fn work_off(store: &Store, lease: &Lease, cancel: &CancellationToken) 
             .into_iter()
             .map(|request| {
                 let mut rows = Rows::default();
-                let placed_by = Line::main(request.stream).field;
-                lenient::read_row(request.stream, Some(placed_by), &request.payload, &mut rows);
+                lenient::read_row(request.stream, &request.payload, &mut rows);
                 (request, rows)
             })
             .collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -177,8 +178,8 @@ impl Term {
                 },
             };
             if let Err(error) = ended {
-                // An open interval of one stream is no reason to leave the others undone.
-                if !matches!(error, SyncError::Open(_)) {
+                // A stream that the API fails, or leaves open, is no reason to leave the others undone.
+                if matches!(error, SyncError::Store(_)) {
                     cancel.cancel();
                 }
                 outcome = worse(outcome, error);
@@ -214,13 +215,18 @@ impl Engine {
         let pass = if duty == Duty::Backfill { BACKFILL } else { STANDING };
         let run = self.start_run(stream, pass).await?;
         let outcome = self.lines(stream, run, duty).await;
-        let told = match &outcome {
-            Ok(()) => "done".to_owned(),
-            Err(SyncError::Stopped) => "stopped".to_owned(),
-            Err(error) => telemetry::chain(error),
-        };
+        let told = outcome.as_ref().map_or_else(|error| self.told(error), |()| "done".to_owned());
         self.note_end(run, &told).await;
         outcome
+    }
+
+    /// How a run ended that ended with `error`: where the writer failed, that is why.
+    pub(super) fn told(&self, error: &SyncError) -> String {
+        match (error, self.reader.writer.failure()) {
+            (SyncError::Stopped, Some(failure)) => failure,
+            (SyncError::Stopped, None) => "stopped".to_owned(),
+            (error, _) => telemetry::chain(error),
+        }
     }
 
     pub(super) async fn start_run(&self, stream: Stream, pass: &str) -> Result<i64, SyncError> {
@@ -240,7 +246,9 @@ impl Engine {
         let main = Line::main(stream);
         let mut undecided = 0;
         let mut doubted = false;
+        let mut confirmed = false;
         loop {
+            let surveyed_at = Instant::now();
             // Whatever the tests find, there is a main line: what it begins with need not wait for them.
             let (surveyed, oldest) = tokio::join!(self.survey(stream, doubted), async {
                 if lines.has(&main) {
@@ -262,6 +270,7 @@ impl Engine {
                 Err(error) => return Err(error),
             };
             let holds_for = surveyed.holds_for(undecided);
+            let unconfirmed = surveyed.is_unconfirmed();
             undecided = if surveyed.is_decided() { 0 } else { undecided + 1 };
             for line in &surveyed.contradicted {
                 lines.withdraw(line, "the API reads its documentation differently now").await?;
@@ -282,11 +291,21 @@ impl Engine {
                 lines.watch(stream, holds_for).await?;
             } else {
                 let outcome = lines.finish().await;
-                if doubted || !self.reader.readings.is_doubted(stream) {
+                let again = !doubted && self.reader.readings.is_doubted(stream);
+                if unconfirmed && !std::mem::replace(&mut confirmed, true) {
+                    self.rest_until(surveyed_at + self.settings.sync.empty_apart).await?;
+                } else if !again {
                     return outcome;
                 }
             }
             doubted = true;
+        }
+    }
+
+    async fn rest_until(&self, at: Instant) -> Result<(), SyncError> {
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => Ok(()),
+            () = self.reader.cancel.cancelled() => Err(SyncError::Stopped),
         }
     }
 

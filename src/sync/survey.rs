@@ -18,7 +18,7 @@ use super::scheduler::{Engine, SyncError};
 /// How long a decided reading holds before it is tested again.
 const DECIDED: Duration = Duration::from_secs(3_600);
 /// When an undecided reading is tested again: at first, and at most after doubling.
-const UNDECIDED_FIRST: Duration = Duration::from_secs(60);
+const UNDECIDED_FIRST: Duration = Duration::from_secs(15);
 const UNDECIDED_MOST: Duration = Duration::from_secs(960);
 
 /// What follows from a survey.
@@ -31,6 +31,8 @@ pub(super) struct Surveyed {
     /// Lines whose reading a test has just confirmed.
     confirmed: Vec<Line>,
     decided: bool,
+    /// What is undecided because lists are empty, as no test some time ago has found before.
+    unconfirmed: bool,
     findings: Vec<Finding>,
 }
 
@@ -45,6 +47,11 @@ impl Surveyed {
 
     pub fn is_decided(&self) -> bool {
         self.decided
+    }
+
+    /// Whether empty lists left something undecided that another test, some time later, has to confirm.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed
     }
 }
 
@@ -84,11 +91,13 @@ impl Engine {
             needless: Vec::new(),
             confirmed: Vec::new(),
             decided: true,
+            unconfirmed: false,
             findings: Vec::new(),
         })
     }
 
     fn put_in_force(&self, stream: Stream, survey: Survey, recorded: &Recorded) -> Surveyed {
+        let apart = TimeDelta::from_std(self.settings.sync.empty_apart).unwrap_or(TimeDelta::MAX);
         // A test that decides nothing leaves in force what was decided before.
         let now = |question| match survey.answer(question) {
             Answer::Undecided => recorded.answer(question),
@@ -115,6 +124,9 @@ impl Engine {
             needless: needless(stream, &survey),
             confirmed,
             decided: needed(stream).iter().all(|question| now(*question) != Answer::Undecided),
+            unconfirmed: empty(stream).any(|question| {
+                now(question) == Answer::Undecided && !recorded.is_undecided_for(question, apart)
+            }),
             findings: survey.findings,
         }
     }
@@ -168,6 +180,12 @@ impl Recorded {
         Some(self.answer(question)).filter(|answer| *answer != Answer::Undecided && age < holds)
     }
 
+    /// Whether a test so long ago did not decide it either.
+    fn is_undecided_for(&self, question: Question, time: TimeDelta) -> bool {
+        let undecided = self.reading(question).filter(|_| self.answer(question) == Answer::Undecided);
+        undecided.is_some_and(|reading| clock::now() - reading.decided_at >= time)
+    }
+
     fn is_contradicted(&self, survey: &Survey, question: Question) -> bool {
         let (before, now) = (self.answer(question), survey.answer(question));
         before != Answer::Undecided && now != Answer::Undecided && before != now
@@ -198,7 +216,12 @@ fn needed(stream: Stream) -> &'static [Question] {
     }
 }
 
-fn found(answer: impl Fn(Question) -> Answer) -> Found {
+/// What only rows can decide.
+fn empty(stream: Stream) -> impl Iterator<Item = Question> {
+    needed(stream).iter().copied().filter(|question| *question != Question::Changes)
+}
+
+fn found(answer: impl Fn(Question) -> Answer + Copy) -> Found {
     Found {
         cursor: match answer(Question::CursorField) {
             Answer::Field(field) => Some(field),
@@ -209,6 +232,7 @@ fn found(answer: impl Fn(Question) -> Answer) -> Found {
             _ => None,
         },
         changes_are_seen: answer(Question::Changes) == Answer::Yes,
+        views_are_hidden: [Question::Closed, Question::Archived].map(answer).contains(&Answer::Yes),
     }
 }
 

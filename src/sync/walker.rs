@@ -14,11 +14,11 @@ use crate::api::client::{Client, Response};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::lenient::{self, NotAnArray};
 use crate::api::limiter::Priority;
-use crate::api::model::{Rows, UnreadableBody};
+use crate::api::model::{Rows, TimeField, UnreadableBody};
 use crate::clock;
 use crate::crash::{self, CrashPoint};
 use crate::interval::{Interval, TICK};
-use crate::store::UnreadablePage;
+use crate::store::{STANDING, Sighted, Sighting, UnreadablePage};
 use crate::telemetry;
 
 use super::detect::Probe;
@@ -26,7 +26,7 @@ use super::handed::Handed;
 use super::line::Line;
 use super::progress::Progress;
 use super::readings::Readings;
-use super::walk::{Ask, Next, Obstacle, Place, Walk};
+use super::walk::{Ask, Emptiness, Next, Obstacle, Place, Walk};
 use super::writer::{Page, UNWRITTEN_PAGES, Writer, WriterGone};
 
 /// How often a page that is not an array of rows is asked again as it is, before it is asked for in smaller parts.
@@ -85,6 +85,18 @@ pub struct Walked {
     /// The upper end of what could be proved, by the server's clock.
     pub ceiling: DateTime<Utc>,
     pub obstacles: Vec<(Interval, Obstacle)>,
+    /// It came to its lower end by empty answers, which claim that nothing is left there.
+    pub empty: Option<Emptiness>,
+}
+
+impl Walked {
+    fn end(&mut self, emptiness: Emptiness) {
+        self.complete = true;
+        // What is above may still become visible.
+        let below = Interval::new(None, self.ceiling);
+        let interval = below.and_then(|below| emptiness.interval.intersection(&below));
+        self.empty = interval.map(|interval| Emptiness { interval, ..emptiness });
+    }
 }
 
 /// The part of a line that one walker has in work; others may take the lower part of it.
@@ -109,6 +121,11 @@ impl Claim {
     fn locked(&self) -> std::sync::MutexGuard<'_, ClaimState> {
         // The state is plain numbers, whole after any panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of it, but for what others have taken.
+    pub fn gap(&self) -> Interval {
+        self.locked().gap
     }
 
     /// What is left, how many rows were passed so far, and over which length of time.
@@ -140,7 +157,7 @@ impl Reader {
         from_top: Option<u32>,
         pages: Option<u32>,
     ) -> Result<Walked, WalkError> {
-        let gap = claim.locked().gap;
+        let gap = claim.gap();
         let mut walk = match from_top {
             Some(rows) => Walk::from_top(gap, rows, self.limit),
             None => Walk::below(gap, self.limit),
@@ -152,6 +169,7 @@ impl Reader {
             complete: false,
             ceiling: gap.end(),
             obstacles: Vec::new(),
+            empty: None,
         };
         let mut asked = 0;
         let mut unreadable = 0;
@@ -212,10 +230,13 @@ impl Reader {
                     match finding.next {
                         Next::Ask(_) if walked.obstacles.len() < MAX_DETOURS => continue,
                         Next::Ask(_) => {
-                            return Ok(self.leave(errand, walk, walked, Obstacle::Unreadable));
+                            return Ok(self.leave(errand, claim, walk, walked, Obstacle::Unreadable));
                         }
-                        Next::GiveUp(obstacle) => return Ok(self.leave(errand, walk, walked, obstacle)),
+                        Next::GiveUp(obstacle) => {
+                            return Ok(self.leave(errand, claim, walk, walked, obstacle));
+                        }
                         Next::Done => walked.complete = true,
+                        Next::Empty(emptiness) => walked.end(emptiness),
                     }
                     return Ok(walked);
                 }
@@ -234,18 +255,18 @@ impl Reader {
                 if let Some(start) = state.gap.start() {
                     walk.shorten(start);
                 }
-                let finding = walk.read(&rows.placed, rows.elements);
-                let passed = |place: &&Place| place.0 < state.reached && place.0 >= walk.reached();
-                state.rows += rows.placed.iter().filter(passed).count() as u64;
+                let finding = walk.read(&rows.listed);
+                let passed = |place: &Place| place.0 < state.reached && place.0 >= walk.reached();
+                state.rows += rows.placed().filter(passed).count() as u64;
                 state.reached = walk.reached();
                 state.pages += 1;
                 finding
             };
             walked.reached = walk.reached();
-            let above = rows.placed.iter().filter(|place| gap.start().is_none_or(|start| place.0 >= start));
+            let above = rows.placed().filter(|place| gap.start().is_none_or(|start| place.0 >= start));
             walked.fresh = walked.fresh.saturating_add(u32::try_from(above.count()).unwrap_or(u32::MAX));
-            walked.lowest = rows.placed.iter().map(|place| place.0).chain(walked.lowest).min();
-            self.note(errand, &rows.placed, finding.proven.as_ref());
+            walked.lowest = rows.placed().map(|place| place.0).chain(walked.lowest).min();
+            self.note(errand, walked.lowest, finding.proven.as_ref());
             self.note_hole(errand, &mut walked, finding.hole);
             let below = Interval::new(None, walked.ceiling);
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
@@ -253,14 +274,19 @@ impl Reader {
             debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
             crash::pass(CrashPoint::PageRead);
             handed.reduce(&mut rows);
+            let sighted = self.sighted(&errand.line, &rows);
             let (stream, run, room) = (errand.line.stream, errand.run, response.room);
-            self.writer.page(Page { stream, run, rows, proofs, unwritten, room }).await?;
+            self.writer.page(Page { stream, run, rows, sighted, proofs, unwritten, room }).await?;
             match finding.next {
                 Next::Done => {
                     walked.complete = true;
                     return Ok(walked);
                 }
-                Next::GiveUp(obstacle) => return Ok(self.leave(errand, walk, walked, obstacle)),
+                Next::Empty(emptiness) => {
+                    walked.end(emptiness);
+                    return Ok(walked);
+                }
+                Next::GiveUp(obstacle) => return Ok(self.leave(errand, claim, walk, walked, obstacle)),
                 Next::Ask(_) if pages.is_some_and(|pages| asked >= pages) => return Ok(walked),
                 Next::Ask(_) => {}
             }
@@ -291,6 +317,24 @@ impl Reader {
         }
     }
 
+    /// The rows of a page as witnesses of what the ledger says of their places.
+    fn sighted(&self, line: &Line, rows: &Rows) -> Sighted {
+        let sighting = |id, place: Option<DateTime<Utc>>, stamped: Option<DateTime<Utc>>| {
+            let place = place?;
+            let settled = place.checked_add_signed(self.settle_margin).unwrap_or(place);
+            Some(Sighting { id, place, stamped: stamped.unwrap_or(place), settled })
+        };
+        let messages = rows.messages.iter().filter_map(|row| {
+            let place = if line.field == TimeField::Date { row.date } else { row.updated };
+            sighting(row.id, place, row.updated)
+        });
+        let conversations =
+            rows.conversations.iter().filter_map(|row| sighting(row.id, row.updated, row.created));
+        let contacts = rows.contacts.iter().filter_map(|row| sighting(row.id, row.updated, row.created));
+        let rows = messages.chain(conversations).chain(contacts).collect();
+        Sighted { key: line.key(STANDING), rows }
+    }
+
     async fn set_aside(
         &self,
         errand: &Errand,
@@ -302,24 +346,27 @@ impl Reader {
         self.writer.unreadable(UnreadablePage { key, below: walk.reached(), reason, body }).await
     }
 
-    /// What is newer than this may still become visible: the settle margin behind the server's clock.
+    /// What is newer than this may still become visible: the settle margin behind what a page proves at most.
     fn ceiling(&self, server_time: Option<DateTime<Utc>>) -> DateTime<Utc> {
-        server_time.unwrap_or_else(|| self.server_now()) - self.settle_margin
+        let clock = self.client.clock();
+        let bound = server_time.map_or_else(|| self.server_now(), |date| clock.bound_of(date, clock::now()));
+        bound - self.settle_margin
     }
 
     pub(super) fn probe(&self) -> Probe<'_> {
         Probe { client: &self.client, limit: self.limit, cancel: &self.cancel }
     }
 
-    /// Now, by the server's clock as far as it is known.
+    /// Now, as far as pages may prove anything: by the server's clock once that can be trusted, before by the earlier
+    /// of its clock and ours.
     pub fn server_now(&self) -> DateTime<Utc> {
-        clock::now() + self.client.skew().unwrap_or_default()
+        self.client.clock().bound(clock::now())
     }
 
-    fn note(&self, errand: &Errand, placed: &[(DateTime<Utc>, i64)], proven: Option<&Interval>) {
+    fn note(&self, errand: &Errand, lowest: Option<DateTime<Utc>>, proven: Option<&Interval>) {
         let progress = self.progress.of(errand.line.stream);
-        if let Some((lowest, _)) = placed.last() {
-            progress.saw(*lowest);
+        if let Some(lowest) = lowest {
+            progress.saw(lowest);
         }
         if let Some(proven) = proven
             && errand.pass == crate::store::STANDING
@@ -336,14 +383,21 @@ impl Reader {
         }
     }
 
-    fn leave(&self, errand: &Errand, walk: Walk, mut walked: Walked, obstacle: Obstacle) -> Walked {
+    fn leave(
+        &self,
+        errand: &Errand,
+        claim: &Claim,
+        walk: Walk,
+        mut walked: Walked,
+        obstacle: Obstacle,
+    ) -> Walked {
         let line = errand.line.name();
         warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
         self.readings.doubt(errand.line.stream);
         walked.reached = walk.reached();
-        if let Some(open) = Interval::new(Some(walk.reached() - TICK), walk.reached()) {
-            walked.obstacles.push((open, obstacle));
-        }
+        // Where it was given up at the gap's lower end, what the ledger lacks is above it.
+        let start = claim.gap().start().map(|start| start.min(walk.reached() - TICK));
+        walked.obstacles.extend(Interval::new(start, walk.reached()).map(|open| (open, obstacle)));
         walked
     }
 

@@ -1,7 +1,7 @@
 //! A stream's writer: takes what has queued and commits it, rows and proof together.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use crate::api::model::{Rows, Stream};
 use crate::clock;
 use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
-use crate::store::{Batch, Committed, Lease, LineKey, Store, StoreError, Tally, UnreadablePage};
+use crate::store::{Batch, Committed, Lease, LineKey, Sighted, Store, StoreError, Tally, UnreadablePage};
 
 use super::known::Known;
 use super::progress::Progress;
@@ -42,6 +42,7 @@ pub struct Page {
     pub stream: Stream,
     pub run: i64,
     pub rows: Rows,
+    pub sighted: Sighted,
     pub proofs: Vec<(LineKey, Interval)>,
     /// The page's share of [`UNWRITTEN_PAGES`], given back once it is committed.
     pub unwritten: OwnedSemaphorePermit,
@@ -64,6 +65,7 @@ pub struct Writer {
     lanes: [mpsc::Sender<Work>; LANES],
     lane: usize,
     known: Arc<Known>,
+    failure: Arc<OnceLock<String>>,
 }
 
 /// The writer has ended; its join handle tells why.
@@ -84,6 +86,7 @@ impl Writer {
         cancel: &CancellationToken,
     ) -> (Self, Vec<JoinHandle<Result<(), StoreError>>>) {
         let mut tasks = Vec::with_capacity(LANES);
+        let failure = Arc::<OnceLock<String>>::default();
         let lanes = std::array::from_fn(|_| {
             let (lane, work) = mpsc::channel(QUEUE_PAGES);
             let task = Task {
@@ -93,16 +96,22 @@ impl Writer {
                 progress: Arc::clone(progress),
                 known: Arc::clone(known),
                 cancel: cancel.clone(),
+                failure: Arc::clone(&failure),
             };
             tasks.push(tokio::spawn(task.run(work)));
             lane
         });
-        (Self { lanes, lane: 0, known: Arc::clone(known) }, tasks)
+        (Self { lanes, lane: 0, known: Arc::clone(known), failure }, tasks)
     }
 
     /// The same writer, for the walk of this number among those that go on at once.
     pub fn for_walk(&self, walk: usize) -> Self {
         Self { lane: walk % LANES, ..self.clone() }
+    }
+
+    /// Why the writer has ended, where it failed.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
     }
 
     /// Whether this version of the conversation, or a newer one, has been committed; `false` where it is not known.
@@ -152,6 +161,7 @@ struct Task {
     progress: Arc<Progress>,
     known: Arc<Known>,
     cancel: CancellationToken,
+    failure: Arc<OnceLock<String>>,
 }
 
 impl Task {
@@ -175,6 +185,7 @@ impl Task {
                         self.count(&page);
                         batch.tallies.push(tally(&page));
                         batch.proofs.extend(page.proofs);
+                        batch.sight(page.sighted);
                         unwritten.push((page.unwritten, page.room));
                         batch.push(page.rows);
                     }
@@ -189,6 +200,8 @@ impl Task {
                 let committed = match self.commit(batch).await {
                     Ok(committed) => committed,
                     Err(error) => {
+                        // The other lane may have failed before.
+                        let _ = self.failure.set(crate::telemetry::chain(&error));
                         // Whoever uses the other lane would not notice.
                         self.cancel.cancel();
                         return Err(error);
@@ -234,6 +247,15 @@ impl Task {
                     ];
                     for (stream, rows) in written {
                         self.progress.of(stream).rows_written.fetch_add(rows, Relaxed);
+                    }
+                    if committed.contradictions > 0 {
+                        let rows = committed.contradictions;
+                        self.progress.of(self.stream).contradictions.fetch_add(rows, Relaxed);
+                        warn!(
+                            stream = %self.stream,
+                            rows,
+                            "rows turned up where all rows were proved to be held: they contradict the coverage"
+                        );
                     }
                     if committed.refused > 0 {
                         let rows = committed.refused;

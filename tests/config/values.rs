@@ -55,6 +55,8 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("database.max_connections", &["2", "100"], &["1", "101"]),
         ("database.synchronous_commit", &["true", "false"], &["off", "1", ""]),
         ("sync.settle_margin", &["0s", "1h"], &["61m", "-1s"]),
+        ("sync.empty_apart", &["0s", "1h"], &["61m", "-1s"]),
+        ("sync.patience", &["0s", "1d"], &["25h", "-1s"]),
         ("streams.messages.enabled", &["true", "false"], &["yes", "1", ""]),
         ("streams.messages.interval", &["1s", "1d"], &["0s", "999ms", "25h"]),
         (

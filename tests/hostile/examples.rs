@@ -283,3 +283,15 @@ fn a_redirect_to_another_host_is_not_followed() {
     assert_eq!(elsewhere.state().counters().all_requests(), 0);
     assert_done(&rig, DefaultView::Both);
 }
+
+#[test]
+fn a_team_younger_than_the_settle_margin() {
+    let rig = Rig::new(SandboxOptions::default()).set("API__PAGE_SIZE", "2");
+    let rows = Burst { pause: TimeDelta::milliseconds(300), rows: 19, spread: TimeDelta::milliseconds(5) };
+    let (messages, ended) = (vec![rows], TimeDelta::seconds(10));
+    History { messages, ended, conversations: Vec::new(), contacts: Vec::new(), ..broadcast() }
+        .write(rig.state());
+    rig.sync(None);
+    rig.pass(BEYOND_MARGIN);
+    assert_done(&rig, DefaultView::Both);
+}

@@ -1,5 +1,6 @@
 //! A hostile sandbox, a database, and an engine between them that can die at any request.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Rig {
     sandbox: Sandbox,
     settings: Vec<(String, String)>,
     runtime: Runtime,
+    /// Time that the test has let pass.
+    passed: Cell<TimeDelta>,
 }
 
 /// How a sync ended.
@@ -69,7 +72,7 @@ impl Rig {
             let pool = PgPool::connect(database.url()).await.unwrap();
             (sandbox, database, pool)
         });
-        let rig = Self { pool, database, sandbox, settings: Vec::new(), runtime };
+        let rig = Self { pool, database, sandbox, settings: Vec::new(), runtime, passed: Cell::default() };
         // Rechecks would hide what the standing pass loses.
         rig.set("STREAMS__MESSAGES__RECHECK", "[]")
             .set("STREAMS__CONVERSATIONS__RECHECK", "[]")
@@ -103,11 +106,11 @@ impl Rig {
         self.runtime.block_on(work)
     }
 
-    /// Moves the sandbox's clock.
+    /// Lets time pass, for the sandbox and for the engine.
     pub fn pass(&self, time: TimeDelta) {
-        let state = self.state();
-        let ahead = state.now() - heymarket_sync::clock::now();
-        state.set_clock_skew(ahead + time);
+        let passed = self.passed.get() + time;
+        self.passed.set(passed);
+        self.state().set_clock_skew(passed);
     }
 
     /// Catches up once, in a process of its own as far as sandbox and database can tell; dies at the
@@ -121,6 +124,7 @@ impl Rig {
         }
         let settings = self.settings();
         let engine = Builder::new_current_thread().enable_all().build().unwrap();
+        heymarket_sync::clock::set_ahead(self.passed.get());
         let end = engine.block_on(async {
             let cancel = CancellationToken::new();
             let app = App::open(settings, "test", &cancel).await.unwrap();
@@ -140,6 +144,7 @@ impl Rig {
             }
         });
         drop(engine);
+        heymarket_sync::clock::set_ahead(TimeDelta::zero());
         // The lease of a dead process runs out by itself, after seconds that no test needs to wait.
         let free =
             sqlx::query("UPDATE heymarket_sync.lease SET expires_at = '-infinity'").execute(&self.pool);

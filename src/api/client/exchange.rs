@@ -124,7 +124,7 @@ impl Client {
         shared.limiter.acquire(priority, cancel).await.map_err(|_| cancelled(endpoint))?;
         let authorization = shared
             .auth
-            .authorization(clock::now())
+            .authorization(clock::now() + shared.clock.offset().unwrap_or_default())
             .map_err(|error| ApiError::new(ErrorKind::Credentials, endpoint.name()).with_source(error))?;
         shared.requests.fetch_add(1, Relaxed);
         let sent = Instant::now();
@@ -182,8 +182,8 @@ impl Client {
         let status = response.status();
         if let Some(date) = server_time {
             match status.as_u16() {
-                401 => self.shared.auth.relearn(date, received),
-                _ => self.shared.auth.observe(date, sent, received),
+                401 => self.shared.clock.relearn(date, sent, received),
+                _ => self.shared.clock.observe(date, sent, received),
             }
         }
         let refused =

@@ -17,12 +17,12 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     let row = |version| Row { stream: Stream::Contacts, raw, version };
     let Draft { id, mut contact, extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(fault.reason.to_owned(), rows),
     };
     // A revision that cannot be read may be the newest.
     let version = if extra.reason("rev").is_none() { contact.version() } else { Version::default() };
     let row = row(version);
-    let place = placed_by.map(|_| ("updated", contact.updated));
+    let place = placed_by.map(|_| contact.updated);
     if let Some(id) = row.admit(id, place, &extra, rows) {
         contact.id = id;
         contact.raw = raw.clone();

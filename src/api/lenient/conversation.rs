@@ -20,10 +20,10 @@ pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
     let row = |version| Row { stream: Stream::Conversations, raw, version };
     let Draft { id, mut conversation, extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(fault.reason.to_owned(), rows),
     };
     let row = row(conversation.version());
-    let place = placed_by.map(|_| ("updated", conversation.updated));
+    let place = placed_by.map(|_| conversation.updated);
     if let Some(id) = row.admit(id, place, &extra, rows) {
         conversation.id = id;
         conversation.raw = raw.clone();

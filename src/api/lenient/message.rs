@@ -17,15 +17,15 @@ pub(super) fn read(is_held: IsHeld<'_>, placed_by: Option<TimeField>, raw: &Byte
     let row = |version| Row { stream: Stream::Messages, raw, version };
     let Draft { id, mut message, embedded, mut extra } = match draft(raw) {
         Ok(draft) => draft,
-        Err(fault) => return row(Version::default()).set_aside(None, fault.reason.to_owned(), rows),
+        Err(fault) => return row(Version::default()).set_aside(fault.reason.to_owned(), rows),
     };
     if let Some(value) = embedded {
         message.conversation_id = read_conversation(is_held, raw, value, &mut extra, rows);
     }
     let row = row(message.version());
     let place = placed_by.map(|field| match field {
-        TimeField::Date => ("date", message.date),
-        TimeField::Updated => ("updated", message.updated),
+        TimeField::Date => message.date,
+        TimeField::Updated => message.updated,
     });
     if let Some(id) = row.admit(id, place, &extra, rows) {
         message.id = id;

@@ -4,7 +4,7 @@
 //! costs neither its neighbours nor its own other fields. What has one sensible meaning is read so
 //! (`"5"` where an integer belongs); the rest stays visible: a field that cannot be read becomes
 //! `None`, its raw value stays in `_extra`, and the row is listed as a partial reject. A row whose
-//! id, or the time that places it on its time line, cannot be read is set aside whole, byte for byte.
+//! id cannot be read is set aside whole, byte for byte.
 //!
 //! Reading is linear in the input, does not recurse, and never panics.
 
@@ -22,6 +22,8 @@ mod scan;
 mod split;
 mod text;
 mod time;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -74,7 +76,7 @@ pub fn read_page_beyond(
     }
     let mut rows = Rows { elements: elements.len(), ..Rows::default() };
     let likely = elements.len().min(LIKELY_ROWS);
-    rows.placed.reserve(likely);
+    rows.listed.reserve(likely);
     match stream {
         Stream::Messages => {
             rows.messages.reserve(likely);
@@ -86,10 +88,14 @@ pub fn read_page_beyond(
     for element in elements {
         let before = Mark::of(&rows);
         let raw = body.slice_ref(element);
+        let listed = rows.listed.len();
         match stream {
             Stream::Messages => message::read(is_held, Some(placed_by), &raw, &mut rows),
             Stream::Conversations => conversation::read(Some(placed_by), &raw, &mut rows),
             Stream::Contacts => contact::read(Some(placed_by), &raw, &mut rows),
+        }
+        if rows.listed.len() == listed {
+            rows.listed.push((None, number_of(&raw)));
         }
         taken += before.since(&rows);
         if taken > most {
@@ -100,15 +106,20 @@ pub fn read_page_beyond(
     Ok(rows)
 }
 
-/// Reads one row and adds what it holds to `rows`; `elements` is left alone.
-///
-/// With `placed_by` the row must have that time to land, and is added to `placed`; without it (a
-/// conversation asked for by its id, another try at a reject) its id is enough. Bytes that are not
-/// one whole JSON object are set aside like any other row that cannot be read.
-pub fn read_row(stream: Stream, placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
+/// Reads one row that is no part of a page (a conversation asked for by its id, another try at a reject), and adds
+/// what it holds to `rows`. Bytes that are not one whole JSON object are set aside like any other row that cannot be
+/// read.
+pub fn read_row(stream: Stream, raw: &Bytes, rows: &mut Rows) {
     match stream {
-        Stream::Messages => message::read(&|_, _| false, placed_by, raw, rows),
-        Stream::Conversations => conversation::read(placed_by, raw, rows),
-        Stream::Contacts => contact::read(placed_by, raw, rows),
+        Stream::Messages => message::read(&|_, _| false, None, raw, rows),
+        Stream::Conversations => conversation::read(None, raw, rows),
+        Stream::Contacts => contact::read(None, raw, rows),
     }
+}
+
+/// A number for a row whose id cannot be read.
+fn number_of(raw: &[u8]) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    raw.hash(&mut hasher);
+    hasher.finish().cast_signed()
 }

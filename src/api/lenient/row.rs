@@ -16,45 +16,32 @@ pub(super) struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The id under which the row lands, and its place noted; none if the row is set aside whole.
-    ///
-    /// `place` is the field that places the row on its time line, and what was read of it.
+    /// The id under which the row lands; none if the row is set aside whole. `place` is the row's time on the page's
+    /// time line, if it is one of a page.
     #[inline]
     pub fn admit(
         self,
         id: Option<i64>,
-        place: Option<(&'static str, Option<DateTime<Utc>>)>,
+        place: Option<Option<DateTime<Utc>>>,
         extra: &Extra<'_>,
         rows: &mut Rows,
     ) -> Option<i64> {
-        let Some(id) = id else {
-            self.set_aside(None, unset("id", extra), rows);
-            return None;
-        };
-        match place {
-            None => {}
-            Some((_, Some(time))) => rows.placed.push((time, id)),
-            Some((field, None)) => {
-                self.set_aside(Some(id), unset(field, extra), rows);
-                return None;
-            }
+        match id {
+            Some(id) => rows.listed.extend(place.map(|time| (time, id))),
+            None => self.set_aside(format!("id: {}", extra.reason("id").unwrap_or("not set")), rows),
         }
-        Some(id)
+        id
     }
 
     /// Keeps the row, byte for byte, as a reject.
-    pub fn set_aside(self, id: Option<i64>, reason: String, rows: &mut Rows) {
+    pub fn set_aside(self, reason: String, rows: &mut Rows) {
         rows.rejects.push(Reject {
             stream: self.stream,
-            source_id: id.map(|id| id.to_string()),
+            source_id: None,
             version: self.version,
             partial: false,
             reason,
             payload: self.raw.clone(),
         });
     }
-}
-
-fn unset(field: &str, extra: &Extra<'_>) -> String {
-    format!("{field}: {}", extra.reason(field).unwrap_or("not set"))
 }

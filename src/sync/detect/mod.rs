@@ -218,7 +218,7 @@ impl Probe<'_> {
             Err(error) => return Err(error),
         };
         let rows = lenient::read_page(line.stream, line.field, &response.body).unwrap_or_default();
-        Ok(rows.placed.first().map(|place| place.0))
+        Ok(rows.placed().next().map(|place| place.0))
     }
 
     async fn page(
@@ -268,7 +268,7 @@ impl Seen {
         let times = |row: &Message| Times { id: row.id, date: row.date, updated: row.updated };
         Self {
             messages: rows.messages.iter().map(times).collect(),
-            placed: rows.placed,
+            placed: rows.placed().collect(),
             elements: rows.elements,
         }
     }

@@ -2,21 +2,28 @@
 //!
 //! The rules hold under every reading of the documentation that `[S]`, `[V]` and `[C]` leave open: the cursor
 //! may be exclusive or inclusive, or cut to milliseconds or seconds; a page may be shorter than asked; an empty
-//! page may be a slip; many rows may share one time.
+//! page may be a fault; many rows may share one time. Before a page is judged it is reduced: rows above the cursor, copies
+//! and older versions are left out ([`page`]).
 
+mod blank;
 mod detour;
+mod end;
 mod obstacle;
+mod page;
 mod run;
 mod seam;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
+use crate::api::model::Listed;
 use crate::interval::{Interval, TICK};
 
+use self::blank::Blank;
 use self::detour::Detour;
 pub use self::obstacle::Obstacle;
+use self::page::Page;
 use self::run::Run;
 use self::seam::SEAM_ATTEMPTS;
 
@@ -50,8 +57,19 @@ pub enum Next {
     Ask(Ask),
     /// The walk has reached its lower end.
     Done,
+    /// Nothing older came, twice, at different cursors: whether that is believed is not the walk's to say.
+    Empty(Emptiness),
     /// It cannot go on; what is below stays open.
     GiveUp(Obstacle),
+}
+
+/// What empty answers say of the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Emptiness {
+    /// Where nothing is left, if they are right; its end is right above the lowest row that the walk has seen.
+    pub interval: Interval,
+    /// No answer was empty: at least one had rows above its cursor, or only rows without a time.
+    pub weak: bool,
 }
 
 /// A walk over one gap, newest first.
@@ -74,6 +92,12 @@ pub struct Walk {
     most: u32,
     /// A page of twice as many rows was too large, at the cursor of the last page.
     halved: bool,
+    /// A page obeyed a cursor.
+    heeded: bool,
+    /// An answer that counts as empty was not.
+    weak: bool,
+    /// Rows without a time that were listed to their end.
+    passed: HashSet<i64>,
     disorders: u32,
     phase: Phase,
     asked: Ask,
@@ -93,6 +117,7 @@ enum Phase {
     /// It was empty there; asking again.
     BelowEmpty,
     Run(Run),
+    Blank(Blank),
     /// Looking for what lies below a row that cannot be read.
     Detour(Detour),
 }
@@ -122,6 +147,9 @@ impl Walk {
             limit,
             most: limit,
             halved: false,
+            heeded: false,
+            weak: false,
+            passed: HashSet::new(),
             disorders: 0,
             phase: Phase::Down,
             asked: Ask { cursor, limit, page: None },
@@ -146,7 +174,7 @@ impl Walk {
     /// The API refused the request as wrong: a larger `limit` or `page` may not be known to it.
     pub fn refused(&mut self) -> Finding {
         match &self.phase {
-            Phase::Run(run) if !run.counts_pages() => self.read(&[], 0),
+            Phase::Run(run) if !run.counts_pages() => self.read(&[]),
             Phase::Run(_) => match self.seam.back().copied() {
                 Some((last, _)) => self.leave_run(last),
                 None => finding(Next::GiveUp(Obstacle::Refused)),
@@ -172,33 +200,45 @@ impl Walk {
         finding(self.ask_for(Some(cursor)))
     }
 
-    /// Takes the answer to [`Walk::ask`]: the places of its readable rows in the order of the page, and how many
-    /// elements the page had.
-    pub fn read(&mut self, rows: &[Place], elements: usize) -> Finding {
-        if rows.is_empty() && elements > 0 {
-            return finding(Next::GiveUp(Obstacle::Unplaced));
-        }
+    /// Takes the answer to [`Walk::ask`]: the elements of the page in its order.
+    pub fn read(&mut self, listed: &[Listed]) -> Finding {
+        let mut page = Page::reduce(listed, self.asked.cursor);
+        let came = page.blanks.len();
+        page.blanks.retain(|id| !self.passed.contains(id));
+        let passed = came > page.blanks.len();
         // Taken, not copied: a reading of a long run holds all of its rows.
         match std::mem::replace(&mut self.phase, Phase::Down) {
-            Phase::Run(run) => return self.read_run(run, rows),
+            Phase::Run(run) => return self.read_run(run, &page),
+            Phase::Blank(blank) => return self.read_blank(blank, &page),
             phase => self.phase = phase,
         }
         if let Phase::Detour(detour) = self.phase {
             return self.read_below_detour(detour);
         }
-        if rows.is_empty() {
-            return self.read_empty();
+        match () {
+            () if !page.places.is_empty() => self.judge(&page),
+            () if !page.blanks.is_empty() => self.begin_blank(&page),
+            () if page.dropped > 0 => self.read_beside(),
+            () => {
+                self.weak |= passed;
+                self.read_empty()
+            }
         }
+    }
+
+    /// Judges a page of which some rows have a place.
+    fn judge(&mut self, page: &Page) -> Finding {
+        let rows = &page.places;
         if matches!(self.phase, Phase::BelowEmpty) {
             self.phase = Phase::Below(0);
         }
-        if let Some(found) = self.refuse_disorder(rows) {
+        if let Some(found) = self.refuse_disorder(page) {
             return found;
         }
         let skip_seam = matches!(self.phase, Phase::End(..) | Phase::Below(_));
         if !skip_seam {
             if !self.meets_seam(rows) {
-                return self.widen(rows);
+                return self.widen(page);
             }
             self.met = self.asked.cursor;
             if let (Phase::Seam(attempt), false) = (&self.phase, self.exact) {
@@ -213,19 +253,20 @@ impl Walk {
             (Phase::Below(below), _) if self.asked.cursor.is_some_and(|cursor| lowest >= cursor) => {
                 self.ask_below_hole(*below)
             }
-            (Phase::Below(_), _) => self.advance(rows),
+            (Phase::Below(_), _) => self.advance(page),
             (_, Some((last, _))) if lowest >= last => {
                 self.remember(rows);
                 // A single row fills a page where pages of more were never seen.
-                let full = rows.len() > 1 || self.asked.limit <= 1 || self.largest_page <= 1;
+                let full = page.elements() > 1 || self.asked.limit <= 1 || self.largest_page <= 1;
                 if full { self.begin_run() } else { self.check_end(false) }
             }
-            _ => self.advance(rows),
+            _ => self.advance(page),
         }
     }
 
     /// The page connects and brings older rows: it proves all above its last time.
-    fn advance(&mut self, rows: &[Place]) -> Finding {
+    fn advance(&mut self, page: &Page) -> Finding {
+        let rows = &page.places;
         if matches!(self.phase, Phase::Down) && self.resolution == 0 {
             // From a server that cuts times, a whole millisecond comes back, too, and so does what a cursor of a whole
             // millisecond is above.
@@ -235,7 +276,8 @@ impl Walk {
         }
         self.disorders = 0;
         self.halved = false;
-        self.largest_page = self.largest_page.max(rows.len());
+        self.heeded |= self.asked.cursor.is_some();
+        self.largest_page = self.largest_page.max(page.elements());
         self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;
         self.remember(rows);
@@ -252,16 +294,18 @@ impl Walk {
     }
 
     /// Keeps the rows' places but proves nothing of them.
-    fn pass_over(&mut self, rows: &[Place], obstacle: Obstacle) -> Finding {
+    fn pass_over(&mut self, page: &Page, obstacle: Obstacle) -> Finding {
+        let mut rows = page.places.clone();
+        rows.sort_by(|a, b| b.cmp(a));
         let before = self.seam.back().map(|place| place.0);
-        let lowest = rows.iter().map(|place| place.0).min();
+        let lowest = rows.last().map(|place| place.0);
         let Some(lowest) = lowest.filter(|lowest| before.is_none_or(|before| *lowest < before)) else {
             return finding(Next::GiveUp(obstacle));
         };
         let top = before.map_or(self.reached, |before| before + TICK);
         let hole = self.skip(lowest + TICK, top).map(|hole| (hole, obstacle));
         self.seam.clear();
-        self.remember(rows);
+        self.remember(&rows);
         self.go_on(None, hole)
     }
 
@@ -285,31 +329,8 @@ impl Walk {
         Finding { proven, hole, next }
     }
 
-    fn read_empty(&mut self) -> Finding {
-        if matches!(self.phase, Phase::Below(_)) {
-            // Not from a lower cursor: a server that cuts times would skip a whole second.
-            self.phase = Phase::BelowEmpty;
-            return finding(Next::Ask(self.asked.clone()));
-        }
-        if matches!(self.phase, Phase::Empty | Phase::End(..) | Phase::BelowEmpty) {
-            let proven = Interval::new(self.start, self.reached);
-            return Finding { proven, hole: None, next: Next::Done };
-        }
-        if !self.seam.is_empty() {
-            // At least the seam's row was to come back.
-            return self.widen(&[]);
-        }
-        let higher = match self.asked.cursor {
-            Some(cursor) => ceil(cursor, TimeDelta::seconds(1)) + TimeDelta::seconds(1),
-            None => self.reached + TimeDelta::hours(1),
-        };
-        self.phase = Phase::Empty;
-        finding(self.ask_for(Some(higher)))
-    }
-
-    fn refuse_disorder(&mut self, rows: &[Place]) -> Option<Finding> {
-        let ignored = self.asked.cursor.is_some_and(|cursor| rows.iter().any(|row| row.0 > cursor));
-        if !ignored && rows.is_sorted_by(|above, below| above.0 >= below.0) {
+    fn refuse_disorder(&mut self, page: &Page) -> Option<Finding> {
+        if page.is_sorted() {
             return None;
         }
         self.disorders += 1;
@@ -317,20 +338,7 @@ impl Walk {
             return Some(finding(Next::Ask(self.asked.clone())));
         }
         self.disorders = 0;
-        if ignored {
-            return Some(finding(Next::GiveUp(Obstacle::CursorIgnored)));
-        }
-        let mut sorted = rows.to_vec();
-        sorted.sort_by(|a, b| b.cmp(a));
-        Some(self.pass_over(&sorted, Obstacle::Disorder))
-    }
-
-    fn check_end(&mut self, listed: bool) -> Finding {
-        let Some((last, _)) = self.seam.back().copied() else {
-            return self.read_empty();
-        };
-        self.phase = Phase::End(0, listed);
-        finding(self.ask_for(Some(last)))
+        Some(self.pass_over(page, Obstacle::Disorder))
     }
 
     /// The cursor at `last` brought its rows again, so it is inclusive: ask below it.

@@ -1,19 +1,27 @@
 //! A run of rows with one time that is longer than a page: asked for with a larger `limit`, then listed by page
 //! number. It is proved when two readings in a row gave the same rows; else it is left open and passed over.
+//!
+//! Where pages repeat rows, one that is repeated may push another out of the page. Then each reading has pages of another
+//! size, and what all readings brought together counts as well, once two in a row brought nothing new.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::page::Page;
 use super::{Ask, DISORDER_RETRIES, Finding, Next, Obstacle, Phase, Place, Walk, finding, floor};
 use crate::interval::TICK;
 
 /// What is asked for at once where a run of equal times fills a page.
-const RUN_LIMIT: u32 = 1_000;
+pub(super) const RUN_LIMIT: u32 = 1_000;
 /// Pages of one reading of a run of equal times.
-const RUN_PAGES: u32 = 1_000;
+pub(super) const RUN_PAGES: u32 = 1_000;
 /// Readings of a run of equal times, of which two in a row must agree.
-const RUN_READINGS: usize = 4;
+const RUN_READINGS: u32 = 4;
+/// The same where pages repeat rows.
+const SPOILT_READINGS: u32 = 9;
+/// Readings in a row that brought nothing new to what all brought together.
+const QUIET_READINGS: u32 = 2;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
@@ -21,12 +29,21 @@ pub(super) struct Run {
     limit: u32,
     /// Pages asked so far in this reading; `None`: still asking for more at once.
     page: Option<u32>,
+    /// Elements of the largest page.
+    size: usize,
     reading: BTreeSet<Place>,
     previous: Option<Reading>,
-    readings: usize,
+    /// What all readings brought.
+    all: BTreeSet<Place>,
+    readings: u32,
+    quiet: u32,
+    /// Pages repeated rows, or listed rows above the cursor.
+    spoilt: bool,
+    /// Rows without a time.
+    blanks: HashSet<i64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Reading {
     rows: BTreeSet<Place>,
     bottom: Bottom,
@@ -47,6 +64,15 @@ impl Run {
     pub(super) fn counts_pages(&self) -> bool {
         self.page.is_some()
     }
+
+    /// Rows to ask for in the next reading: as many as before, or, where pages repeat rows, another number each time.
+    fn next_limit(&self) -> u32 {
+        if !self.spoilt {
+            return self.limit;
+        }
+        let size = u32::try_from(self.size).unwrap_or(u32::MAX).clamp(1, self.limit);
+        (size - size / (self.readings + 2)).max(1)
+    }
 }
 
 impl Walk {
@@ -58,11 +84,11 @@ impl Walk {
         finding(Next::Ask(self.asked.clone()))
     }
 
-    pub(super) fn read_run(&mut self, mut run: Run, rows: &[Place]) -> Finding {
+    pub(super) fn read_run(&mut self, mut run: Run, page: &Page) -> Finding {
         let Some((last, _)) = self.seam.back().copied() else {
             return finding(Next::GiveUp(Obstacle::Run));
         };
-        if self.is_spoilt(rows) {
+        if !page.is_sorted() {
             self.disorders += 1;
             if self.disorders <= DISORDER_RETRIES {
                 self.phase = Phase::Run(run);
@@ -71,43 +97,59 @@ impl Walk {
             return self.leave_run(last);
         }
         self.disorders = 0;
-        let lowest = rows.last().map(|row| row.0);
-        let Some(page) = run.page else {
+        run.spoilt |= page.dropped > 0;
+        run.size = run.size.max(page.elements());
+        let lowest = page.lowest();
+        let Some(number) = run.page else {
             // More at once: a larger page may reach past the run.
-            if lowest.is_some_and(|lowest| lowest < last) && self.meets_seam(rows) {
+            if lowest.is_some_and(|lowest| lowest < last) && self.meets_seam(&page.places) {
                 self.phase = Phase::Down;
-                return self.advance(rows);
+                return self.advance(page);
             }
-            if rows.len() <= self.limit as usize {
+            if page.elements() <= self.limit as usize {
                 run.limit = self.limit;
             }
             run.page = Some(0);
             return self.ask_run(run);
         };
-        let new = rows.iter().filter(|row| run.reading.insert(**row)).count();
+        let blanks = page.blanks.iter().map(|id| (last, *id));
+        let new = page.places.iter().copied().chain(blanks).filter(|row| run.reading.insert(*row)).count();
+        run.blanks.extend(&page.blanks);
         let bottom = match lowest {
             Some(lowest) if lowest < last => Some(Bottom::At(lowest)),
-            None => Some(Bottom::Empty),
-            _ if page >= 2 && new == 0 => Some(Bottom::Repeats),
+            None if page.blanks.is_empty() => {
+                // Rows above the cursor alone are no empty page.
+                self.weak |= page.dropped > 0;
+                Some(Bottom::Empty)
+            }
+            _ if number >= 2 && new == 0 => Some(Bottom::Repeats),
             _ => None,
         };
         let Some(bottom) = bottom else {
-            if page >= RUN_PAGES {
+            if number >= RUN_PAGES {
                 return self.leave_run(last);
             }
-            run.page = Some(page + 1);
+            run.page = Some(number + 1);
             return self.ask_run(run);
         };
         let reading = Reading { rows: std::mem::take(&mut run.reading), bottom };
+        self.end_reading(last, run, reading)
+    }
+
+    fn end_reading(&mut self, last: DateTime<Utc>, mut run: Run, reading: Reading) -> Finding {
         run.readings += 1;
+        let known = run.all.len();
+        run.all.extend(&reading.rows);
+        run.quiet = if run.all.len() > known { 0 } else { run.quiet + 1 };
         if let Some(previous) = &run.previous
-            && let Some(finding) = self.agree(last, run.limit, previous, &reading)
+            && let Some(rows) = self.agree(&run, previous, &reading)
         {
-            return finding;
+            return self.prove_run(last, &run, &reading, rows);
         }
-        if run.readings >= RUN_READINGS {
+        if run.readings >= if run.spoilt { SPOILT_READINGS } else { RUN_READINGS } {
             return self.leave_run(last);
         }
+        run.limit = run.next_limit();
         run.previous = Some(reading);
         run.page = Some(0);
         self.ask_run(run)
@@ -122,46 +164,52 @@ impl Walk {
         self.ask_run(run)
     }
 
-    /// A page by number counts rows that other pages begin after: one too many in it pushes another out of sight.
-    fn is_spoilt(&self, rows: &[Place]) -> bool {
-        let above = |row: &Place| self.asked.cursor.is_some_and(|cursor| row.0 > cursor);
-        !rows.is_sorted_by(|above, below| above.0 >= below.0)
-            || rows.iter().any(above)
-            || rows.iter().collect::<BTreeSet<_>>().len() < rows.len()
-    }
-
     fn ask_run(&mut self, run: Run) -> Finding {
         self.asked = Ask { cursor: run.cursor, limit: run.limit, page: run.page.filter(|page| *page > 0) };
         self.phase = Phase::Run(run);
         finding(Next::Ask(self.asked.clone()))
     }
 
-    /// Two readings of a run with the same rows prove it.
-    fn agree(&mut self, last: DateTime<Utc>, limit: u32, one: &Reading, two: &Reading) -> Option<Finding> {
-        if !self.seam.iter().any(|place| one.rows.contains(place)) {
+    /// The rows of the run, where the readings agree: newest first, one row below it included, if there is one.
+    fn agree(&self, run: &Run, one: &Reading, two: &Reading) -> Option<Vec<Place>> {
+        let bottom = match (one.bottom, two.bottom) {
+            (Bottom::At(a), Bottom::At(b)) => Some(a.max(b)),
+            (a, b) if a == b => None,
+            _ => return None,
+        };
+        let above = |rows: &BTreeSet<Place>| -> BTreeSet<Place> {
+            rows.iter().filter(|row| bottom.is_none_or(|bottom| row.0 > bottom)).copied().collect()
+        };
+        let rows = if above(&one.rows) == above(&two.rows) {
+            &two.rows
+        } else if run.spoilt && run.quiet >= QUIET_READINGS {
+            &run.all
+        } else {
+            return None;
+        };
+        if !self.seam.iter().any(|place| rows.contains(place)) {
             return None;
         }
-        match (one.bottom, two.bottom) {
-            (Bottom::At(a), Bottom::At(b)) => {
-                let bottom = a.max(b);
-                let above = |reading: &Reading| {
-                    reading.rows.iter().filter(|row| row.0 > bottom).copied().collect::<BTreeSet<_>>()
-                };
-                if above(one) != above(two) {
-                    return None;
-                }
-                let mut rows: Vec<Place> = two.rows.iter().filter(|row| row.0 >= bottom).copied().collect();
-                rows.sort_by(|a, b| b.cmp(a));
+        let within =
+            |row: &&Place| bottom.is_none_or(|bottom| row.0 >= bottom) && !run.blanks.contains(&row.1);
+        let mut rows: Vec<Place> = rows.iter().filter(within).copied().collect();
+        rows.sort_by(|a, b| b.cmp(a));
+        Some(rows)
+    }
+
+    fn prove_run(&mut self, last: DateTime<Utc>, run: &Run, reading: &Reading, rows: Vec<Place>) -> Finding {
+        self.passed.extend(&run.blanks);
+        match reading.bottom {
+            Bottom::At(_) => {
                 self.phase = Phase::Run(Run::default());
-                Some(self.advance(&rows))
+                self.advance(&Page { places: rows, ..Page::default() })
             }
-            (Bottom::Empty, Bottom::Empty) if one.rows == two.rows => Some(self.check_end(true)),
+            Bottom::Empty => self.check_end(true),
             // A server that does not heed `page` repeats the run: it is whole if larger pages were seen.
-            (Bottom::Repeats, Bottom::Repeats) if one.rows == two.rows => {
-                let whole = two.rows.len() < self.largest_page.min(limit as usize);
-                Some(if whole { self.check_end(true) } else { self.leave_run(last) })
+            Bottom::Repeats => {
+                let whole = reading.rows.len() < self.largest_page.min(run.limit as usize);
+                if whole { self.check_end(true) } else { self.leave_run(last) }
             }
-            _ => None,
         }
     }
 

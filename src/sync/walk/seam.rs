@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::page::Page;
 use super::{Finding, Obstacle, Phase, Place, Walk, ceil, finding};
 use crate::interval::TICK;
 
@@ -18,13 +19,13 @@ impl Walk {
     }
 
     /// Asks again from higher up: the server may cut times, or the row at the seam may have moved up the line.
-    pub(super) fn widen(&mut self, rows: &[Place]) -> Finding {
+    pub(super) fn widen(&mut self, page: &Page) -> Finding {
         let attempt = match self.phase {
             Phase::Seam(attempt) => attempt + 1,
             _ => self.resolution + 1,
         };
         if attempt >= SEAM_ATTEMPTS {
-            return self.pass_over(rows, Obstacle::SeamLost);
+            return self.pass_over(page, Obstacle::SeamLost);
         }
         self.phase = Phase::Seam(attempt);
         finding(self.ask_for(self.seam_cursor(attempt)))
