@@ -136,7 +136,12 @@ impl From<&SandboxArgs> for SandboxOptions {
             live_rate: args.rate,
             latency: args.latency,
             fault_probability: args.faults,
-            slips: Slips { probability: args.reading.slips, most: u32::MAX, late: args.reading.late },
+            slips: Slips {
+                probability: args.reading.slips,
+                most: u32::MAX,
+                late: args.reading.late,
+                ..Slips::default()
+            },
             gzip: args.gzip,
         }
     }

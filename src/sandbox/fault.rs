@@ -1,6 +1,9 @@
 //! Answers that go wrong on request.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,6 +29,8 @@ pub enum Fault {
     NoBody,
     /// Status 200 and `[]`, whatever there is.
     EmptyArray,
+    /// Status 200 and a count of zero, whatever there is.
+    Zero,
     /// Status 200 and `{}`, where an array belongs.
     Object,
     /// Status 200 and `null`.
@@ -56,7 +61,8 @@ impl Fault {
 /// Which of the coming requests go wrong: first what is queued, then the lasting fault, then by chance.
 pub(super) struct FaultPlan {
     queue: VecDeque<(Option<Endpoint>, Fault)>,
-    lasting: Option<Fault>,
+    /// For all endpoints (`None`), or for one.
+    lasting: HashMap<Option<Endpoint>, Fault>,
     probability: f64,
     rng: ChaCha8Rng,
 }
@@ -66,7 +72,7 @@ impl FaultPlan {
     pub(super) fn new(seed: u64, probability: f64) -> Self {
         Self {
             queue: VecDeque::new(),
-            lasting: None,
+            lasting: HashMap::new(),
             probability: probability.clamp(0.0, 1.0),
             rng: ChaCha8Rng::seed_from_u64(seed),
         }
@@ -77,8 +83,12 @@ impl FaultPlan {
         self.queue.push_back((endpoint, fault));
     }
 
-    pub(super) fn set_lasting(&mut self, fault: Option<Fault>) {
-        self.lasting = fault;
+    /// For all endpoints, or for `endpoint` alone, where it goes before that for all.
+    pub(super) fn set_lasting(&mut self, endpoint: Option<Endpoint>, fault: Option<Fault>) {
+        match fault {
+            Some(fault) => self.lasting.insert(endpoint, fault),
+            None => self.lasting.remove(&endpoint),
+        };
     }
 
     pub(super) fn set_probability(&mut self, probability: f64) {
@@ -87,7 +97,7 @@ impl FaultPlan {
 
     pub(super) fn clear(&mut self) {
         self.queue.clear();
-        self.lasting = None;
+        self.lasting.clear();
         self.probability = 0.0;
     }
 
@@ -100,8 +110,8 @@ impl FaultPlan {
         if let Some(position) = due {
             return self.queue.remove(position).map(|(_, fault)| fault);
         }
-        if self.lasting.is_some() {
-            return self.lasting;
+        if let Some(fault) = self.lasting.get(&Some(endpoint)).or_else(|| self.lasting.get(&None)) {
+            return Some(*fault);
         }
         if self.probability > 0.0 && self.rng.random_bool(self.probability) {
             return Some(Fault::BY_CHANCE[self.rng.random_range(0..Fault::BY_CHANCE.len())]);
@@ -119,11 +129,13 @@ mod tests {
         let mut plan = FaultPlan::new(1, 1.0);
         plan.push(Some(Endpoint::Contacts), Fault::Html);
         plan.push(None, Fault::Reset);
-        plan.set_lasting(Some(Fault::Status(503)));
+        plan.set_lasting(None, Some(Fault::Status(503)));
+        plan.set_lasting(Some(Endpoint::History), Some(Fault::EmptyArray));
         assert_eq!(plan.next(Endpoint::Messages), Some(Fault::Reset));
+        assert_eq!(plan.next(Endpoint::History), Some(Fault::EmptyArray));
         assert_eq!(plan.next(Endpoint::Messages), Some(Fault::Status(503)));
         assert_eq!(plan.next(Endpoint::Contacts), Some(Fault::Html));
-        plan.set_lasting(None);
+        plan.set_lasting(None, None);
         assert!(plan.next(Endpoint::Contacts).is_some());
         plan.set_probability(0.0);
         assert_eq!(plan.next(Endpoint::Contacts), None);

@@ -7,7 +7,7 @@ use super::{
     endpoint::Endpoint,
     json,
     reading::{DefaultView, Paging, UpdatedOrder},
-    rows::{Conversation, Message, Row},
+    rows::{Contact, Conversation, Message, Row},
     slips::{Disturbance, Slip},
     table::{Line, Table, walk},
     team::Team,
@@ -103,7 +103,8 @@ impl PageRead {
             Endpoint::Conversations => {
                 let rows = team.conversations();
                 let list = List { rows, line: rows.by_updated(), time: Conversation::updated };
-                let shown = |row: &Conversation| self.shows(row, paging);
+                let shown =
+                    |row: &Conversation| self.shows(row, paging) && team.is_listed(self.endpoint, row.id);
                 let found = self.page(&list, paging, disturbance, shown);
                 json::array(out, &found, |out, row| team.write_conversation(out, row));
                 found.len()
@@ -111,7 +112,8 @@ impl PageRead {
             Endpoint::Contacts => {
                 let rows = team.contacts();
                 let list = List { rows, line: rows.by_updated(), time: Row::updated };
-                let found = self.page(&list, paging, disturbance, |_| true);
+                let listed = |row: &Contact| team.is_listed(Endpoint::Contacts, row.id);
+                let found = self.page(&list, paging, disturbance, listed);
                 json::array(out, &found, |out, row| team.write_contact(out, row));
                 found.len()
             }
@@ -126,17 +128,19 @@ impl PageRead {
                 let found = if self.by_updated && paging.updated_order == UpdatedOrder::CursorByDate {
                     let whole = Self { cursor: None, ..self.clone() };
                     let below = |row: &Message| {
-                        cursor.is_none_or(|cursor| {
-                            if self.ascending {
-                                row.date >= cursor
-                            } else {
-                                row.date < cursor || paging.inclusive && row.date == cursor
-                            }
-                        })
+                        team.is_listed(Endpoint::Messages, row.id)
+                            && cursor.is_none_or(|cursor| {
+                                if self.ascending {
+                                    row.date >= cursor
+                                } else {
+                                    row.date < cursor || paging.inclusive && row.date == cursor
+                                }
+                            })
                     };
                     whole.page(&list, paging, disturbance, below)
                 } else {
-                    self.page(&list, paging, disturbance, |_| true)
+                    let listed = |row: &Message| team.is_listed(Endpoint::Messages, row.id);
+                    self.page(&list, paging, disturbance, listed)
                 };
                 json::array(out, &found, |out, row| team.write_message(out, row));
                 found.len()
@@ -149,10 +153,13 @@ impl PageRead {
         match self.endpoint {
             Endpoint::Conversations => {
                 let rows = team.conversations();
-                rows.slots().filter(|&slot| self.shows(rows.at(slot), paging)).count()
+                let counts = |row: &Conversation| {
+                    self.shows(row, paging) && team.is_listed(Endpoint::Conversations, row.id)
+                };
+                rows.slots().filter(|&slot| counts(rows.at(slot))).count()
             }
-            Endpoint::Contacts => team.contacts().len(),
-            _ => team.messages().len(),
+            Endpoint::Contacts => count(team, self.endpoint, team.contacts()),
+            _ => count(team, Endpoint::Messages, team.messages()),
         }
     }
 
@@ -188,6 +195,13 @@ impl PageRead {
                     found.splice(0..0, above.into_iter().rev());
                 }
             }
+            Some(Slip::Stale) => {
+                for old in list.rows.outdated().filter(|row| shown(row)) {
+                    if let Some(newer) = found.iter().position(|row| row.id() == old.id()) {
+                        found.insert(newer + 1, old);
+                    }
+                }
+            }
             Some(Slip::Outdated) => {
                 let within = |row: &&R| {
                     let ends = found.first().zip(found.last()).map(|(a, b)| ((list.time)(a), (list.time)(b)));
@@ -221,6 +235,10 @@ impl PageRead {
             && self.unread.is_none_or(|unread| unread == conversation.is_unread())
             && (self.inboxes.is_empty() || self.inboxes.contains(&conversation.inbox))
     }
+}
+
+fn count<R: Row>(team: &Team, rows: Endpoint, table: &Table<R>) -> usize {
+    table.slots().filter(|&slot| team.is_listed(rows, table.at(slot).id())).count()
 }
 
 /// Rows in the order of one time line.

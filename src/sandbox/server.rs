@@ -172,6 +172,7 @@ async fn instead(
         }
         Fault::NoBody => Ok(Some(Response::new(Body::empty()))),
         Fault::EmptyArray => Ok(Some(answer_json(StatusCode::OK, b"[]".to_vec()))),
+        Fault::Zero => Ok(Some(answer_json(StatusCode::OK, b"\"0\"".to_vec()))),
         Fault::Object => Ok(Some(answer_json(StatusCode::OK, b"{}".to_vec()))),
         Fault::Null => Ok(Some(answer_json(StatusCode::OK, b"null".to_vec()))),
         Fault::Endless => Ok(Some(endless(stopped.clone()))),
@@ -197,7 +198,7 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
         Endpoint::Messages | Endpoint::Conversations | Endpoint::Contacts => {
             let mut page = PageRead::parse(endpoint, body, &paging).map_err(Refusal::bad_data)?;
             out.reserve(paging.page_rows(page.limit).min(RESERVED_ROWS) * ROW_BYTES);
-            let mut disturbance = state.next_disturbance(endpoint);
+            let mut disturbance = state.next_disturbance();
             page.write(&team, &paging, &mut disturbance, &mut out);
             drop(team);
             state.observed().page(page);
@@ -333,7 +334,7 @@ fn stamped(state: &SandboxState, mut response: Response) -> Response {
     let headers = response.headers_mut();
     let id = format!("sandbox-{:08x}", state.next_request_id());
     for (name, value) in
-        [("x-request-id", id), ("date", state.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string())]
+        [("x-request-id", id), ("date", state.told_time().format("%a, %d %b %Y %H:%M:%S GMT").to_string())]
     {
         headers.insert(name, HeaderValue::try_from(value).expect("invariant: both are plain ASCII"));
     }

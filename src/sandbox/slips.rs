@@ -1,23 +1,21 @@
 //! Pages that are wrong though they look right: now and then, within bounds, by a seed.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::endpoint::Endpoint;
-
-/// Pages of an endpoint between two that are empty without reason: two in a row could not be told from the end.
-const EMPTY_APART: u64 = 100;
 /// Rows that one slip touches, at most.
 const TOUCHED_MAX: usize = 3;
 
 /// How often pages slip, and how late rows become visible.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Slips {
-    /// With which a page meets one of [`Slip::ALL`].
+    /// With which a page meets one of `kinds`.
     pub probability: f64,
+    /// None: [`Slip::ALL`].
+    pub kinds: Vec<Slip>,
     /// Slips in all; after them pages are right.
     pub most: u32,
     /// A row is listed up to so long after its time on the line asked for; how long, its id decides.
@@ -33,6 +31,8 @@ pub enum Slip {
     Overlapping,
     /// An older version of a row, at the place that it had then.
     Outdated,
+    /// An older version of a row right behind the newer one.
+    Stale,
     /// Two rows have changed places.
     Disordered,
     /// The page is empty.
@@ -40,8 +40,8 @@ pub enum Slip {
 }
 
 impl Slip {
-    pub const ALL: [Self; 5] =
-        [Self::Repeated, Self::Overlapping, Self::Outdated, Self::Disordered, Self::Empty];
+    pub const ALL: [Self; 6] =
+        [Self::Repeated, Self::Overlapping, Self::Outdated, Self::Stale, Self::Disordered, Self::Empty];
 }
 
 /// Which of the coming pages slip.
@@ -49,8 +49,6 @@ pub(super) struct SlipPlan {
     slips: Slips,
     left: u32,
     rng: ChaCha8Rng,
-    /// Pages of each endpoint since the last that was empty without reason.
-    since_empty: HashMap<Endpoint, u64>,
 }
 
 /// What becomes of one page.
@@ -64,7 +62,7 @@ pub(super) struct Disturbance {
 impl SlipPlan {
     pub(super) fn new(seed: u64, slips: Slips) -> Self {
         let left = slips.most;
-        Self { slips, left, rng: ChaCha8Rng::seed_from_u64(seed), since_empty: HashMap::new() }
+        Self { slips, left, rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
     pub(super) fn set(&mut self, slips: Slips) {
@@ -72,8 +70,8 @@ impl SlipPlan {
         self.slips = slips;
     }
 
-    pub(super) fn next(&mut self, endpoint: Endpoint, now: DateTime<Utc>) -> Disturbance {
-        let slip = self.draw(endpoint);
+    pub(super) fn next(&mut self, now: DateTime<Utc>) -> Disturbance {
+        let slip = self.draw();
         let late_micros = u64::try_from(self.slips.late.as_micros()).unwrap_or(u64::MAX);
         // The plan's own sequence must not depend on how many rows a page has.
         let rng = match slip {
@@ -83,22 +81,15 @@ impl SlipPlan {
         Disturbance { slip, late_micros, now, rng }
     }
 
-    fn draw(&mut self, endpoint: Endpoint) -> Option<Slip> {
+    fn draw(&mut self) -> Option<Slip> {
         if self.left == 0 || self.slips.probability <= 0.0 {
             return None;
         }
-        let since_empty = self.since_empty.entry(endpoint).or_insert(EMPTY_APART);
-        *since_empty += 1;
         if !self.rng.random_bool(self.slips.probability.min(1.0)) {
             return None;
         }
-        let slip = Slip::ALL[self.rng.random_range(0..Slip::ALL.len())];
-        if slip == Slip::Empty {
-            if *since_empty < EMPTY_APART {
-                return None;
-            }
-            *since_empty = 0;
-        }
+        let kinds = if self.slips.kinds.is_empty() { &Slip::ALL } else { &self.slips.kinds[..] };
+        let slip = kinds[self.rng.random_range(0..kinds.len())];
         self.left -= 1;
         Some(slip)
     }
@@ -154,18 +145,19 @@ mod tests {
     fn draw(slips: Slips, pages: usize) -> Vec<Option<Slip>> {
         let mut plan = SlipPlan::new(7, slips);
         let now = DateTime::UNIX_EPOCH;
-        std::iter::repeat_with(|| plan.next(Endpoint::Messages, now).slip).take(pages).collect()
+        std::iter::repeat_with(|| plan.next(now).slip).take(pages).collect()
     }
 
     #[test]
-    fn slips_are_bounded_and_empty_pages_lie_apart() {
-        let drawn = draw(Slips { probability: 0.5, most: 400, late: Duration::ZERO }, 3_000);
+    fn slips_are_bounded_and_of_the_kinds_that_are_asked_for() {
+        let drawn = draw(Slips { probability: 0.5, most: 400, ..Slips::default() }, 3_000);
         assert_eq!(drawn.iter().flatten().count(), 400);
         for slip in Slip::ALL {
             assert!(drawn.contains(&Some(slip)), "{slip:?}");
         }
-        let empty: Vec<usize> = (0..drawn.len()).filter(|&page| drawn[page] == Some(Slip::Empty)).collect();
-        assert!(empty.windows(2).all(|pair| pair[1] - pair[0] >= EMPTY_APART as usize), "{empty:?}");
+        let kinds = vec![Slip::Overlapping];
+        let drawn = draw(Slips { probability: 1.0, most: 9, kinds, ..Slips::default() }, 9);
+        assert_eq!(drawn, [Some(Slip::Overlapping); 9]);
         assert_eq!(draw(Slips { probability: 1.0, ..Slips::default() }, 10), [None; 10]);
     }
 
@@ -174,7 +166,7 @@ mod tests {
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
         let slips = Slips { late: Duration::from_secs(10), ..Slips::default() };
         let mut plan = SlipPlan::new(7, slips);
-        let mut hidden = |now, id| plan.next(Endpoint::Contacts, at(now)).hides(at(100), id);
+        let mut hidden = |now, id| plan.next(at(now)).hides(at(100), id);
         assert!((0..50).any(|id| hidden(105, id)) && (0..50).any(|id| !hidden(105, id)));
         assert!((0..50).all(|id| !hidden(110, id)));
     }

@@ -47,6 +47,8 @@ struct Inner {
     live_rate: watch::Sender<f64>,
     /// Microseconds that the sandbox's clock is ahead of this machine's.
     skew: AtomicI64,
+    /// Microseconds that the `Date` of its answers is ahead of that.
+    date_lie: AtomicI64,
     requests: AtomicU64,
     gzip: bool,
 }
@@ -81,6 +83,7 @@ impl SandboxState {
             }),
             live_rate: watch::Sender::new(options.live_rate),
             skew: AtomicI64::new(0),
+            date_lie: AtomicI64::new(0),
             requests: AtomicU64::new(0),
             gzip: options.gzip,
         }))
@@ -94,6 +97,16 @@ impl SandboxState {
     /// From now on the sandbox's clock (tokens, `Date`, live rows) is `ahead` of this machine's.
     pub fn set_clock_skew(&self, ahead: TimeDelta) {
         self.0.skew.store(ahead.num_microseconds().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// From now on the `Date` of answers is so much ahead of the sandbox's clock.
+    pub fn set_date_lie(&self, ahead: TimeDelta) {
+        self.0.date_lie.store(ahead.num_microseconds().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The time that answers tell.
+    pub(super) fn told_time(&self) -> DateTime<Utc> {
+        self.now() + TimeDelta::microseconds(self.0.date_lie.load(Ordering::Relaxed))
     }
 
     // Changing it.
@@ -185,7 +198,24 @@ impl SandboxState {
 
     /// Every request answers with `fault`, until `None`.
     pub fn set_lasting_fault(&self, fault: Option<Fault>) {
-        lock(&self.0.faults).set_lasting(fault);
+        lock(&self.0.faults).set_lasting(None, fault);
+    }
+
+    /// Every request to `endpoint` answers with `fault`, until `None`.
+    pub fn set_lasting_fault_on(&self, endpoint: Endpoint, fault: Option<Fault>) {
+        lock(&self.0.faults).set_lasting(Some(endpoint), fault);
+    }
+
+    /// Every list is empty and every count zero, or no longer.
+    pub fn set_all_empty(&self, empty: bool) {
+        for (list, count) in [
+            (Endpoint::Messages, Endpoint::MessagesCount),
+            (Endpoint::Conversations, Endpoint::ConversationsCount),
+            (Endpoint::Contacts, Endpoint::ContactsCount),
+        ] {
+            self.set_lasting_fault_on(list, empty.then_some(Fault::EmptyArray));
+            self.set_lasting_fault_on(count, empty.then_some(Fault::Zero));
+        }
     }
 
     /// Each request meets one of [`Fault::BY_CHANCE`] with this probability.
@@ -201,6 +231,11 @@ impl SandboxState {
     /// Faults queued and not yet met.
     pub fn queued_faults(&self) -> usize {
         lock(&self.0.faults).queued()
+    }
+
+    /// From now on these rows are in no list and in no count; where they are embedded they still are.
+    pub fn hide(&self, rows: Endpoint, ids: impl IntoIterator<Item = i64>) {
+        self.team_mut().hide(rows, ids.into_iter().collect());
     }
 
     /// From now on pages slip like this.
@@ -276,8 +311,8 @@ impl SandboxState {
         lock(&self.0.faults).next(endpoint)
     }
 
-    pub(super) fn next_disturbance(&self, endpoint: Endpoint) -> Disturbance {
-        lock(&self.0.slips).next(endpoint, self.now())
+    pub(super) fn next_disturbance(&self) -> Disturbance {
+        lock(&self.0.slips).next(self.now())
     }
 
     /// A request came in.

@@ -39,10 +39,6 @@ impl<R: Row> Table<R> {
         Self { rows, slots, by_updated, replaced: VecDeque::new() }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
     pub(super) fn get(&self, id: i64) -> Option<&R> {
         self.slots.get(&id).map(|&slot| self.at(slot))
     }

@@ -1,7 +1,7 @@
 //! The whole team: its rows, the indexes over them, and how each is printed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Team {
     contacts: Table<Contact>,
     /// What is printed in place of a row.
     raw: HashMap<(Endpoint, i64), Bytes>,
+    /// Rows that no list shows.
+    hidden: HashMap<Endpoint, HashSet<i64>>,
 }
 
 /// The rows of a team before they are indexed.
@@ -77,6 +79,7 @@ impl Team {
             conversations_by_phone,
             contacts: Table::new(rows.contacts),
             raw: HashMap::new(),
+            hidden: HashMap::new(),
         }
     }
 
@@ -139,6 +142,15 @@ impl Team {
             Some(bytes) => self.raw.insert((rows, id), bytes),
             None => self.raw.remove(&(rows, id)),
         };
+    }
+
+    /// From now on these rows, and no others, are in no list.
+    pub(super) fn hide(&mut self, rows: Endpoint, ids: HashSet<i64>) {
+        self.hidden.insert(rows, ids);
+    }
+
+    pub(super) fn is_listed(&self, rows: Endpoint, id: i64) -> bool {
+        !self.hidden.get(&rows).is_some_and(|hidden| hidden.contains(&id))
     }
 
     /// Newest first, of all conversations of that phone in that inbox, up to and including `latest`.

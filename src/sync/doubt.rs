@@ -17,10 +17,10 @@ use super::walk::Emptiness;
 use super::walker::{Claim, Errand};
 
 impl LineTask {
-    /// A walk has seen rows down to this time.
-    pub(super) fn saw(&mut self, lowest: Option<DateTime<Utc>>) {
+    /// A walk has listed rows or not, and seen some down to this time.
+    pub(super) fn saw(&mut self, listed: bool, lowest: Option<DateTime<Utc>>) {
+        self.listed |= listed;
         let Some(lowest) = lowest else { return };
-        self.listed = true;
         self.claims.values_mut().for_each(|claims| claims.saw(lowest));
     }
 
@@ -102,7 +102,7 @@ impl LineTask {
         let errand = Errand { priority: Priority::Recheck, ..self.errand.clone() };
         for believed in state.believed {
             let walked = self.engine.reader.walk(&errand, &Claim::new(believed), None, Some(1)).await?;
-            self.saw(walked.lowest);
+            self.saw(walked.listed, walked.lowest);
             if walked.lowest.is_some_and(|lowest| lowest < believed.end() - TICK) {
                 self.engine.reader.writer.flush().await?;
                 let reason = "a row turned up where the line was believed to end";

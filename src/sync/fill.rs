@@ -34,6 +34,8 @@ pub struct Outcome {
     pub open: Vec<(Interval, Obstacle)>,
     /// What empty answers claim.
     claims: Vec<Emptiness>,
+    /// A row was listed.
+    pub listed: bool,
     /// The time of the oldest row that was read.
     pub lowest: Option<DateTime<Utc>>,
 }
@@ -98,6 +100,7 @@ pub async fn fill(
             Some(Ok((claim, walked))) => {
                 claims.retain(|other| !Arc::ptr_eq(other, &claim));
                 let walked = walked?;
+                outcome.listed |= walked.listed;
                 outcome.lowest = outcome.lowest.into_iter().chain(walked.lowest).min();
                 outcome.claims.extend(walked.empty);
                 note(&mut holes, &claim, walked);

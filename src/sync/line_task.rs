@@ -204,7 +204,7 @@ impl LineTask {
         }
         self.floor = self.floor.max(walked.ceiling);
         self.fill_rest();
-        self.saw(walked.lowest);
+        self.saw(walked.listed, walked.lowest);
         if let Some(emptiness) = walked.empty {
             self.claim(STANDING, self.wanted_from, emptiness, false).await?;
         }
@@ -290,7 +290,7 @@ impl LineTask {
             self.fill_rest();
         }
         let outcome = ended.outcome?;
-        self.saw(outcome.lowest);
+        self.saw(outcome.listed, outcome.lowest);
         if let Some(emptiness) = outcome.empty() {
             self.claim(&ended.pass, ended.wanted_from, emptiness, true).await?;
         }

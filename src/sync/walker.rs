@@ -78,6 +78,8 @@ pub struct Walked {
     pub reached: DateTime<Utc>,
     /// The time of the oldest row that was read, above the upper end or not.
     pub lowest: Option<DateTime<Utc>>,
+    /// A row was listed, with a time or without.
+    pub listed: bool,
     /// Rows at or above the lower end that were read, repeats included.
     pub fresh: u32,
     /// The walk came to its lower end.
@@ -165,6 +167,7 @@ impl Reader {
         let mut walked = Walked {
             reached: gap.end(),
             lowest: None,
+            listed: false,
             fresh: 0,
             complete: false,
             ceiling: gap.end(),
@@ -265,7 +268,8 @@ impl Reader {
             walked.reached = walk.reached();
             let above = rows.placed().filter(|place| gap.start().is_none_or(|start| place.0 >= start));
             walked.fresh = walked.fresh.saturating_add(u32::try_from(above.count()).unwrap_or(u32::MAX));
-            walked.lowest = rows.placed().map(|place| place.0).chain(walked.lowest).min();
+            walked.listed |= !rows.listed.is_empty();
+            walked.lowest = walk.lowest().into_iter().chain(walked.lowest).min();
             self.note(errand, walked.lowest, finding.proven.as_ref());
             self.note_hole(errand, &mut walked, finding.hole);
             let below = Interval::new(None, walked.ceiling);

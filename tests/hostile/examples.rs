@@ -185,7 +185,7 @@ fn an_order_by_change_that_is_void_or_half_done_proves_nothing_and_rechecks_carr
 fn pages_that_slip() {
     for seed in 0..2 {
         let rig = thirty(Paging { inclusive: seed == 1, ..Paging::default() });
-        rig.state().set_slips(Slips { probability: 0.25, most: 60, late: Duration::ZERO });
+        rig.state().set_slips(Slips { probability: 0.25, most: 60, ..Slips::default() });
         // An older version for each of these, to be shown after the newer.
         for id in (0..200).step_by(7) {
             rig.state().change_contact(FIRST_CONTACT + id, |row| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::interval::Interval;
-use heymarket_sync::sandbox::{Conversation, DefaultView};
+use heymarket_sync::sandbox::{Conversation, DefaultView, Endpoint};
 use heymarket_sync::store::{PassState, STANDING};
 use sqlx::AssertSqlSafe;
 
@@ -30,6 +30,16 @@ impl Ledger {
 
     fn covered(&self, stream: Stream, line: &str) -> &[Interval] {
         self.0.get(&(stream, line.to_owned())).map_or(&[], |state| &state.covered)
+    }
+
+    /// The upper end of what is covered of the main line of `list`.
+    pub fn top(&self, list: Endpoint) -> Option<DateTime<Utc>> {
+        let (stream, line) = match list {
+            Endpoint::Messages => (Stream::Messages, "date"),
+            Endpoint::Conversations => (Stream::Conversations, "updated"),
+            _ => (Stream::Contacts, "updated"),
+        };
+        self.covered(stream, line).first().map(Interval::end)
     }
 
     fn covers(&self, stream: Stream, line: &str, time: DateTime<Utc>) -> bool {

@@ -4,6 +4,7 @@
 mod examples;
 mod history;
 mod judge;
+mod lasting;
 mod random;
 mod rig;
 #[path = "../support/mod.rs"]

@@ -77,6 +77,7 @@ fn any_slips() -> impl Strategy<Value = Slips> {
         probability,
         most,
         late: Duration::from_millis(late),
+        ..Slips::default()
     });
     prop_oneof![Just(Slips::default()), some]
 }

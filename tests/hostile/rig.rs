@@ -106,6 +106,31 @@ impl Rig {
         self.runtime.block_on(work)
     }
 
+    /// Does `act` after `time`, whatever the engine does meanwhile.
+    pub fn after(&self, time: Duration, act: impl FnOnce(&SandboxState) + Send + 'static) {
+        let state = self.state().clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(time).await;
+            act(&state);
+        });
+    }
+
+    /// Does `act` so long after `told` is told.
+    pub fn once(
+        &self,
+        told: std::sync::mpsc::Receiver<()>,
+        time: Duration,
+        act: impl FnOnce(&SandboxState) + Send + 'static,
+    ) {
+        let state = self.state().clone();
+        std::thread::spawn(move || {
+            if told.recv().is_ok() {
+                std::thread::sleep(time);
+                act(&state);
+            }
+        });
+    }
+
     /// Lets time pass, for the sandbox and for the engine.
     pub fn pass(&self, time: TimeDelta) {
         let passed = self.passed.get() + time;

@@ -114,7 +114,7 @@ async fn pages_slip_and_recover() {
     let right = contacts(&client, json!({})).await;
     let body = json!({"date": right[5].0.to_rfc3339()});
     let below = contacts(&client, body.clone()).await;
-    state.set_slips(Slips { probability: 1.0, most: 60, late: Duration::ZERO });
+    state.set_slips(Slips { probability: 1.0, most: 60, ..Slips::default() });
     let (mut repeated, mut overlapping, mut outdated, mut disordered, mut empty) = (0, 0, 0, 0, 0);
     for _ in 0..300 {
         let page = contacts(&client, body.clone()).await;

@@ -35,5 +35,6 @@ pub fn between(sandbox: &Sandbox, database: &TestDatabase, own: &[(String, Strin
         ("HEYMARKET_SYNC__SYNC__PATIENCE", "0s".to_owned()),
     ];
     let well_known = well_known.map(|(name, value)| (name.to_owned(), value));
-    of_environment(well_known.into_iter().chain(own.iter().cloned()))
+    let left = well_known.into_iter().filter(|(name, _)| !own.iter().any(|(set, _)| set == name));
+    of_environment(left.chain(own.iter().cloned()))
 }

@@ -166,6 +166,11 @@ impl Walk {
         self.reached
     }
 
+    /// The time of the last row seen, older versions behind newer ones left out.
+    pub fn lowest(&self) -> Option<DateTime<Utc>> {
+        self.seam.back().map(|place| place.0)
+    }
+
     /// Ends the walk at `start` instead: what is below was given to another.
     pub fn shorten(&mut self, start: DateTime<Utc>) {
         self.start = self.start.max(Some(start));

@@ -2,7 +2,8 @@
 //! number. It is proved when two readings in a row gave the same rows; else it is left open and passed over.
 //!
 //! Where pages repeat rows, one that is repeated may push another out of the page. Then each reading has pages of another
-//! size, and what all readings brought together counts as well, once two in a row brought nothing new.
+//! size, and what all of them brought counts once the last brought nothing new and it is most unlikely that a row was
+//! pushed out of every one.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -18,27 +19,32 @@ pub(super) const RUN_LIMIT: u32 = 1_000;
 pub(super) const RUN_PAGES: u32 = 1_000;
 /// Readings of a run of equal times, of which two in a row must agree.
 const RUN_READINGS: u32 = 4;
-/// The same where pages repeat rows.
-const SPOILT_READINGS: u32 = 9;
-/// Readings in a row that brought nothing new to what all brought together.
-const QUIET_READINGS: u32 = 2;
+/// The same where rows may have been pushed out of pages.
+const SPOILT_READINGS: u32 = 16;
+/// Sizes of pages before they are tried a little smaller again.
+const SIZES: u32 = 5;
+/// How many rows may be expected to have been pushed out of every page.
+const EXPECTED_LOST: f64 = 1e-4;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
     cursor: Option<DateTime<Utc>>,
     limit: u32,
+    /// Rows of a page in the first reading.
+    most: u32,
     /// Pages asked so far in this reading; `None`: still asking for more at once.
     page: Option<u32>,
-    /// Elements of the largest page.
+    /// Elements of the largest page, and the most rows of any.
     size: usize,
+    rows: usize,
     reading: BTreeSet<Place>,
     previous: Option<Reading>,
     /// What all readings brought.
     all: BTreeSet<Place>,
     readings: u32,
-    quiet: u32,
-    /// Pages repeated rows, or listed rows above the cursor.
-    spoilt: bool,
+    /// Elements of all pages, and how many rows they may have pushed out.
+    elements: usize,
+    lost: usize,
     /// Rows without a time.
     blanks: HashSet<i64>,
 }
@@ -67,11 +73,19 @@ impl Run {
 
     /// Rows to ask for in the next reading: as many as before, or, where pages repeat rows, another number each time.
     fn next_limit(&self) -> u32 {
-        if !self.spoilt {
+        if self.lost == 0 {
             return self.limit;
         }
-        let size = u32::try_from(self.size).unwrap_or(u32::MAX).clamp(1, self.limit);
-        (size - size / (self.readings + 2)).max(1)
+        // Sizes far enough apart that a row at the end of a page is in the midst of another.
+        let size = u32::try_from(self.size).unwrap_or(u32::MAX).clamp(1, self.most);
+        let (round, step) = (self.readings / SIZES, self.readings % SIZES);
+        size.saturating_sub(step * (size / 7).max(1) + round * (size / 14).max(1)).max(1)
+    }
+
+    /// Whether no row is likely to have been pushed out of every reading: each loses a row as often as any other.
+    fn is_whole(&self) -> bool {
+        let share = self.lost as f64 / self.elements.max(1) as f64;
+        self.all.len() as f64 * share.powi(self.readings.try_into().unwrap_or(i32::MAX)) <= EXPECTED_LOST
     }
 }
 
@@ -97,8 +111,9 @@ impl Walk {
             return self.leave_run(last);
         }
         self.disorders = 0;
-        run.spoilt |= page.dropped > 0;
         run.size = run.size.max(page.elements());
+        run.elements += page.elements();
+        run.lost += self.pushed_out(&mut run, page);
         let lowest = page.lowest();
         let Some(number) = run.page else {
             // More at once: a larger page may reach past the run.
@@ -109,6 +124,7 @@ impl Walk {
             if page.elements() <= self.limit as usize {
                 run.limit = self.limit;
             }
+            run.most = run.limit;
             run.page = Some(0);
             return self.ask_run(run);
         };
@@ -136,17 +152,29 @@ impl Walk {
         self.end_reading(last, run, reading)
     }
 
+    /// How many rows may have been pushed out of the page: none where larger pages were seen. A page has room for as many as were asked for where it has
+    /// just so many elements, else for as many rows as any other had.
+    fn pushed_out(&self, run: &mut Run, page: &Page) -> usize {
+        let (rows, asked) = (page.places.len() + page.blanks.len(), self.asked.limit as usize);
+        run.rows = run.rows.max(rows);
+        if page.elements() < asked.min(self.largest_page) {
+            return 0;
+        }
+        let room = if page.elements() == asked { asked } else { run.rows };
+        if page.elements() < room { 0 } else { page.dropped.min(room - rows) }
+    }
+
     fn end_reading(&mut self, last: DateTime<Utc>, mut run: Run, reading: Reading) -> Finding {
         run.readings += 1;
         let known = run.all.len();
         run.all.extend(&reading.rows);
-        run.quiet = if run.all.len() > known { 0 } else { run.quiet + 1 };
-        if let Some(previous) = &run.previous
+        if run.all.len() == known
+            && let Some(previous) = &run.previous
             && let Some(rows) = self.agree(&run, previous, &reading)
         {
             return self.prove_run(last, &run, &reading, rows);
         }
-        if run.readings >= if run.spoilt { SPOILT_READINGS } else { RUN_READINGS } {
+        if run.readings >= if run.lost > 0 { SPOILT_READINGS } else { RUN_READINGS } {
             return self.leave_run(last);
         }
         run.limit = run.next_limit();
@@ -158,6 +186,7 @@ impl Walk {
     /// Begins the listing again with half as many rows a page: page numbers count pages of one size.
     pub(super) fn halve_run(&mut self, mut run: Run) -> Finding {
         run.limit = (self.asked.limit / 2).max(1);
+        run.most = run.limit;
         run.page = Some(0);
         run.reading.clear();
         run.previous = None;
@@ -180,12 +209,11 @@ impl Walk {
         let above = |rows: &BTreeSet<Place>| -> BTreeSet<Place> {
             rows.iter().filter(|row| bottom.is_none_or(|bottom| row.0 > bottom)).copied().collect()
         };
-        let rows = if above(&one.rows) == above(&two.rows) {
-            &two.rows
-        } else if run.spoilt && run.quiet >= QUIET_READINGS {
-            &run.all
-        } else {
-            return None;
+        let rows = match run.lost {
+            0 if above(&one.rows) == above(&two.rows) => &two.rows,
+            0 => return None,
+            _ if run.is_whole() => &run.all,
+            _ => return None,
         };
         if !self.seam.iter().any(|place| rows.contains(place)) {
             return None;

@@ -408,3 +408,46 @@ proptest! {
         }
     }
 }
+
+/// A page with some rows repeated right after themselves, which pushes others out where it is `cut`.
+fn repeat(mut page: Vec<Place>, draw: &mut impl FnMut(usize) -> usize, cut: Option<usize>) -> Vec<Place> {
+    for _ in 0..1 + draw(3) {
+        if !page.is_empty() {
+            let index = draw(page.len());
+            page.insert(index, page[index]);
+        }
+    }
+    page.truncate(cut.unwrap_or(page.len()));
+    page
+}
+
+#[test]
+fn rows_that_repeats_push_out_of_pages_are_found_by_other_readings_or_left_open() {
+    let mut state = 1_u64;
+    let mut draw = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut rows: Vec<Place> = (0..50).map(|i| (at(i * 700_000), i)).collect();
+    rows.extend((0..400).map(|i| (at(40_000_000), 1_000 + i)));
+    rows.extend((0..50).map(|i| (at(50_000_000 + i * 700_000), 2_000 + i)));
+    let rows = sorted(rows);
+    let reading = Reading { cap: 30, ..EXACT };
+    let gap = Interval::new(None, at(100_000_000)).unwrap();
+    for case in 0..200 {
+        let walked = walk(Walk::below(gap, 30), |ask, _| {
+            let limit = (ask.limit as usize).min(30);
+            repeat(reading.answer(&rows, ask), &mut draw, (case % 2 == 0).then_some(limit))
+        });
+        let lost: Vec<_> = rows
+            .iter()
+            .filter(|row| {
+                walked.proven.iter().any(|interval| interval.contains(row.0)) && !walked.seen.contains(row)
+            })
+            .collect();
+        assert!(lost.is_empty(), "case {case}: {lost:?} proved, never seen");
+        assert!(covers(&walked.proven, gap), "case {case}: {:?}", walked.holes);
+        // Without a row pushed out, two readings are enough.
+        assert!(case % 2 == 0 || walked.requests < 70, "{} requests", walked.requests);
+    }
+}
