@@ -23,6 +23,7 @@ mod requests;
 mod retries;
 mod runs;
 mod schema;
+mod settled;
 mod status;
 
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::model::Stream;
 
-use self::{availability::Availability, kept::Kept};
+use self::{availability::Availability, kept::Kept, settled::Stamps};
 
 pub use self::{
     availability::Outage,
@@ -71,6 +72,8 @@ pub struct Store {
     /// As many as there are of those: whoever waited for one in the pool would not get one that is kept.
     turns: Arc<Semaphore>,
     availability: Availability,
+    /// Of the transactions that write rows.
+    stamps: Stamps,
     over_unix_socket: bool,
     /// Whether rows wait for the disk.
     synchronous_commit: bool,
@@ -88,6 +91,7 @@ impl Store {
             writer: pool.clone(),
             pool,
             availability: Availability::default(),
+            stamps: Stamps::default(),
             synchronous_commit: false,
         }
     }
