@@ -20,7 +20,7 @@ const REPEATABLE_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 async fn rig() -> Rig {
     let latency = Duration::from_millis(20);
     let options =
-        SandboxOptions { team: team(12_000), latency, live_rate: 20.0, ..SandboxOptions::default() };
+        SandboxOptions { team: team(4_000), latency, live_rate: 20.0, ..SandboxOptions::default() };
     Rig::with(options).await.in_small_pages().set("HEYMARKET_SYNC__API__MAX_IN_FLIGHT", "8")
 }
 
@@ -76,7 +76,7 @@ async fn readers_miss_nothing_during_a_fill_with_live_traffic() {
     let rig = rig().await;
     let readers = Readers::start(&rig).await;
     let daemon = rig.start(&["run"]);
-    after_pages(&rig, 100).await;
+    after_pages(&rig, 40).await;
     ended(&rig, daemon).await;
     readers.have_all().await;
 }
