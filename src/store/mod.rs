@@ -16,6 +16,7 @@ mod kept;
 mod lease;
 mod messages;
 mod page_rejects;
+mod reach;
 mod readings;
 mod refusal;
 mod rejects;
@@ -44,11 +45,12 @@ pub use self::{
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
     page_rejects::UnreadablePage,
+    reach::{Reach, covered_to},
     readings::{Reading, UNDECIDED},
     rejects::HeldReject,
     requests::Asked,
     retries::{Requested, RetryOutcome},
-    runs::Run,
+    runs::{Run, RunError},
     schema::SchemaState,
     status::{Status, StreamStatus},
 };

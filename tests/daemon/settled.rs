@@ -19,8 +19,7 @@ const REPEATABLE_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 async fn rig() -> Rig {
     let latency = Duration::from_millis(20);
-    let options =
-        SandboxOptions { team: team(4_000), latency, live_rate: 20.0, ..SandboxOptions::default() };
+    let options = SandboxOptions { team: team(4_000), latency, live_rate: 20.0, ..SandboxOptions::default() };
     Rig::with(options).await.in_small_pages().set("HEYMARKET_SYNC__API__MAX_IN_FLIGHT", "8")
 }
 
