@@ -24,6 +24,9 @@ const NEW: &str = "
 /// A row and the version of it that was read, by its stamp.
 type Row = (String, i64);
 
+/// The mark, and a row with its stamp where there was one.
+type Read = (DateTime<Utc>, Option<String>, Option<i64>, Option<DateTime<Utc>>);
+
 /// Reads with the mark; remembers what it has read.
 pub struct Reader {
     session: PgConnection,
@@ -56,8 +59,7 @@ impl Reader {
     pub async fn look(&mut self) -> Result<DateTime<Utc>, sqlx::Error> {
         let mut transaction = self.session.begin_with(self.begin).await?;
         for _ in 0..2 {
-            let read: Vec<(DateTime<Utc>, Option<String>, Option<i64>, Option<DateTime<Utc>>)> =
-                sqlx::query_as(NEW).bind(self.last).fetch_all(&mut *transaction).await?;
+            let read: Vec<Read> = sqlx::query_as(NEW).bind(self.last).fetch_all(&mut *transaction).await?;
             let mark = read[0].0;
             assert!(mark >= self.last, "the mark fell from {} to {mark}", self.last);
             for (_, stream, id, stamp) in read {
