@@ -3,12 +3,14 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
+use chrono::{DateTime, Utc};
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
 use crate::api::model::Stream;
+use crate::clock;
 
-use super::{Service, in_time};
+use super::{Service, in_time, reach};
 
 pub type InstallError = BuildError;
 
@@ -17,7 +19,7 @@ const ROWS_WRITTEN: &str = "heymarket_sync_rows_written_total";
 const PAGES: &str = "heymarket_sync_pages_total";
 const REJECTED: &str = "heymarket_sync_rows_rejected_total";
 const REJECTS_OPEN: &str = "heymarket_sync_rejects_open";
-const LAG: &str = "heymarket_sync_lag_seconds";
+const COMMITTED: &str = "heymarket_sync_last_commit_timestamp_seconds";
 const API_UP: &str = "heymarket_sync_api_up";
 const ENDPOINT_UP: &str = "heymarket_sync_api_endpoint_up";
 const OUTAGE_SECONDS: &str = "heymarket_sync_api_outage_seconds";
@@ -43,8 +45,7 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
         counter!(PAGES, "stream" => stream.name()).absolute(progress.requests.load(Relaxed));
         counter!(REJECTED, "stream" => stream.name()).absolute(progress.rejected.load(Relaxed));
         if let Some(at) = progress.committed_at() {
-            let lag = crate::clock::now() - at;
-            gauge!(LAG, "stream" => stream.name()).set(lag.as_seconds_f64().max(0.0));
+            gauge!(COMMITTED, "stream" => stream.name()).set(seconds(at));
         }
     }
     let api = service.api().unwrap_or_default();
@@ -53,10 +54,17 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
         gauge!(ENDPOINT_UP, "stream" => stream.name()).set(up(api.outage_of(stream).is_none()));
     }
     let since = api.outages.iter().map(|outage| outage.since).min();
-    let seconds = since.map_or(0.0, |since| (crate::clock::now() - since).as_seconds_f64().max(0.0));
+    let seconds = since.map_or(0.0, |since| (clock::now() - since).as_seconds_f64().max(0.0));
     gauge!(OUTAGE_SECONDS).set(seconds);
     gauge!(LEADER).set(up(service.leads.load(Relaxed)));
-    match in_time(service.store.open_rejects()).await {
+    let (open, reaches) =
+        tokio::join!(in_time(service.store.open_rejects()), in_time(service.store.reaches()));
+    // What was told last stands while the database says nothing: then the lag grows.
+    let reaches = match reaches {
+        Ok(told) => service.reaches_told(told),
+        Err(_) => service.reaches_told_last(),
+    };
+    match open {
         Ok(open) => {
             gauge!(DATABASE_UP).set(if service.outage().is_none() { 1.0 } else { 0.0 });
             for stream in Stream::ALL {
@@ -68,7 +76,12 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
         Err(_) => gauge!(DATABASE_UP).set(0.0),
     }
     handle.run_upkeep();
-    handle.render()
+    handle.render() + &reach::text(&reaches, clock::now())
+}
+
+/// As a Unix time.
+fn seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
 }
 
 fn up(up: bool) -> f64 {

@@ -3,13 +3,14 @@
 
 mod api;
 mod metrics;
+mod reach;
 mod status;
 
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,8 +24,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::availability::{self, Availability};
+use crate::api::model::Stream;
 use crate::clock;
-use crate::store::{Outage, SchemaState, Store, StoreError};
+use crate::store::{Outage, Reach, SchemaState, Store, StoreError};
 use crate::sync::progress::Progress;
 use crate::telemetry;
 
@@ -51,11 +53,13 @@ pub struct Service {
     progress: Arc<Progress>,
     availability: Arc<Availability>,
     leads: Arc<AtomicBool>,
+    /// How far each line reached when the database told it last.
+    reaches: Arc<Mutex<Vec<(Stream, String, Reach)>>>,
 }
 
 impl Service {
     pub fn new(store: Store, progress: Arc<Progress>, availability: Arc<Availability>) -> Self {
-        Self { store, progress, availability, leads: Arc::default() }
+        Self { store, progress, availability, leads: Arc::default(), reaches: Arc::default() }
     }
 
     /// Notes whether this process leads.
@@ -97,6 +101,16 @@ impl Service {
         }
         body.push('\n');
         Ok(body)
+    }
+
+    /// Remembers how far each line reaches.
+    fn reaches_told(&self, told: Vec<(Stream, String, Reach)>) -> Vec<(Stream, String, Reach)> {
+        self.reaches.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&told);
+        told
+    }
+
+    fn reaches_told_last(&self) -> Vec<(Stream, String, Reach)> {
+        self.reaches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the API answers; `None` while standing by, when it is not asked.

@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::store::{STANDING, Store, StoreError};
+use crate::store::{STANDING, Store, StoreError, covered_to};
 
 use super::ApiReport;
 
@@ -34,7 +34,20 @@ pub struct StreamReport {
     pub estimated_rows: i64,
     pub newest: Option<DateTime<Utc>>,
     pub open_rejects: u64,
+    /// Since the time up to which all its lines are held without a gap; absent until they are.
+    pub lag_seconds: Option<f64>,
+    pub last_error: Option<ErrorReport>,
     pub lines: Vec<LineReport>,
+}
+
+/// How a run of a stream failed last.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorReport {
+    pub pass: String,
+    pub at: DateTime<Utc>,
+    pub error: String,
+    /// A later run of the same pass has read pages, or is done.
+    pub over: bool,
 }
 
 /// One time line in one pass.
@@ -48,6 +61,10 @@ pub struct LineReport {
     pub behind_seconds: Option<f64>,
     /// Held intervals, newest first; a `from` of null is the beginning of history.
     pub held: Vec<Held>,
+    /// All that is wanted up to here is held; absent while the oldest is not.
+    pub covered_to: Option<DateTime<Utc>>,
+    /// Stretches below the top that are still to be read.
+    pub gaps: usize,
     /// Nothing wanted below the top is missing.
     pub complete: bool,
 }
@@ -93,7 +110,7 @@ impl Report {
                         .iter()
                         .map(|interval| Held { from: interval.start(), to: interval.end() })
                         .collect();
-                    let complete = reaches(held.first(), state.wanted_from);
+                    let reach = state.reach();
                     let top = held.first().map(|held| (status.now - held.to).as_seconds_f64());
                     LineReport {
                         line: key.line.clone(),
@@ -102,10 +119,18 @@ impl Report {
                         wanted_from: state.wanted_from,
                         behind_seconds: top.filter(|_| key.pass == STANDING),
                         held,
-                        complete,
+                        covered_to: reach.covered_to,
+                        gaps: reach.gaps,
+                        complete: reach.complete,
                     }
                 })
                 .collect()
+        };
+        let lag = |stream| {
+            let standing =
+                status.coverage.iter().filter(|(key, _)| key.stream == stream && key.pass == STANDING);
+            let reaches: Vec<_> = standing.map(|(_, state)| state.reach()).collect();
+            covered_to(&reaches).map(|to| (status.now - to).as_seconds_f64().max(0.0))
         };
         Ok(Self {
             now: status.now,
@@ -120,6 +145,13 @@ impl Report {
                     estimated_rows: of.estimated_rows,
                     newest: of.newest,
                     open_rejects: of.open_rejects,
+                    lag_seconds: lag(*stream),
+                    last_error: status.last_errors.get(stream).map(|last| ErrorReport {
+                        pass: last.pass.clone(),
+                        at: last.at,
+                        error: last.error.clone(),
+                        over: last.over,
+                    }),
                     lines: lines(*stream),
                 })
                 .collect(),
@@ -151,16 +183,6 @@ impl Report {
                 .collect(),
         })
     }
-}
-
-/// Whether the newest interval reaches down to all that is wanted (`None`: the beginning of history); what lies
-/// below that may be held in pieces.
-fn reaches(newest: Option<&Held>, wanted_from: Option<DateTime<Utc>>) -> bool {
-    newest.is_some_and(|held| match (held.from, wanted_from) {
-        (None, _) => true,
-        (Some(from), Some(wanted)) => from <= wanted,
-        (Some(_), None) => false,
-    })
 }
 
 /// For people at a terminal.
@@ -195,6 +217,11 @@ impl fmt::Display for Report {
                     run.outcome.as_deref().unwrap_or("under way"),
                 )?;
             }
+            if let Some(last) = &stream.last_error {
+                let over = if last.over { ", over" } else { "" };
+                let at = last.at.format("%F %T UTC");
+                writeln!(f, "  last error ({}, {at}{over}): {}", last.pass, last.error)?;
+            }
             for line in &stream.lines {
                 write!(f, "  {} ({}): ", line.line, line.pass)?;
                 match (line.held.first(), line.held.last()) {
@@ -204,51 +231,22 @@ impl fmt::Display for Report {
                             Some(from) => write!(f, " from {}", from.format("%F %T"))?,
                             None => write!(f, " from the beginning")?,
                         }
-                        let gaps = line.held.len() - 1;
-                        match (line.complete, gaps) {
+                        match (line.complete, line.covered_to) {
                             (true, _) => writeln!(f, ", complete")?,
-                            (false, 0) => writeln!(f, ", history is still being read")?,
-                            (false, gaps) => writeln!(f, ", with {gaps} gaps still to be read")?,
+                            (false, Some(to)) => writeln!(
+                                f,
+                                ", complete to {}, {} gaps above still to be read",
+                                to.format("%F %T"),
+                                line.gaps
+                            )?,
+                            (false, None) if line.gaps == 1 => writeln!(f, ", history is still being read")?,
+                            (false, None) => writeln!(f, ", {} gaps still to be read", line.gaps)?,
                         }
                     }
                     _ => writeln!(f, "nothing held yet")?,
                 }
             }
         }
-        let failed =
-            self.runs.iter().filter(|run| !matches!(run.outcome.as_deref(), None | Some("done" | "stopped")));
-        for run in failed.take(5) {
-            let outcome = run.outcome.as_deref().unwrap_or_default();
-            writeln!(
-                f,
-                "\nlast error: {} ({}) at {}: {outcome}",
-                run.stream,
-                run.pass,
-                run.started_at.format("%F %T")
-            )?;
-        }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_complete_when_its_newest_interval_reaches_what_is_wanted() {
-        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-        for (from, wanted, complete) in [
-            (None, None, true),
-            (None, Some(5), true),
-            (Some(5), Some(5), true),
-            (Some(4), Some(5), true),
-            (Some(6), Some(5), false),
-            (Some(6), None, false),
-        ] {
-            let held = Held { from: from.map(at), to: at(10) };
-            assert_eq!(reaches(Some(&held), wanted.map(at)), complete, "{from:?} {wanted:?}");
-        }
-        assert!(!reaches(None, None), "nothing is held");
     }
 }

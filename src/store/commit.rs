@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::crash::{self, CrashPoint};
@@ -54,7 +55,7 @@ pub(super) enum Care {
 
 impl Store {
     /// Writes `batch` in one transaction: messages, conversations with members, contacts with notes, rejects,
-    /// tallies, coverage, each sorted by key, and at the end checks `lease`. All of it is kept or
+    /// tallies, coverage, each sorted by key, and at the end checks `lease` and its stamp. All of it is kept or
     /// none; the same batch may be committed again after an error.
     ///
     /// A row that PostgreSQL refuses is set aside alone, whole, in the same transaction. A proof for a line
@@ -99,8 +100,9 @@ impl Store {
         let _turn = self.turns.acquire().await.ok();
         let mut connection = self.writing.session().await.map_err(begun())?;
         let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
+        let stamp = self.stamps.take(&mut transaction).await?;
         let contradictions = contradictions::note(&mut transaction, &batch.sighted).await?;
-        let (mut written, refused) = write_rows(&mut transaction, care, batch).await?;
+        let (mut written, refused) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
         written.contradictions = contradictions;
         // The refused come last: of two rejects of a row, the later counts.
         let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();
@@ -116,6 +118,7 @@ impl Store {
         }
         crash::pass(CrashPoint::BeforeLeaseCheck);
         lease::check(&mut transaction, lease).await?;
+        stamp.check(&mut transaction).await?;
         crash::pass(CrashPoint::BeforeCommit);
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
         if batch.bytes() > STATEMENT_BYTES {
@@ -127,10 +130,11 @@ impl Store {
     }
 }
 
-/// Writes the rows of `batch`, and returns what was written and what PostgreSQL refused.
+/// Writes the rows of `batch` with `stamp`, and returns what was written and what PostgreSQL refused.
 pub(super) async fn write_rows(
     connection: &mut PgConnection,
     care: Care,
+    stamp: DateTime<Utc>,
     batch: &Batch,
 ) -> Result<(Committed, Refused), StoreError> {
     let (conversations, messages, contacts) =
@@ -145,9 +149,9 @@ pub(super) async fn write_rows(
         (&mut written.contacts, Part::Contacts(&contacts)),
     ] {
         *rows = match care {
-            Care::Copying => part.copy(connection).await?,
-            Care::Together => part.upsert(connection).await?,
-            Care::Sifted => part.sift(connection, &mut refused).await?,
+            Care::Copying => part.copy(connection, stamp).await?,
+            Care::Together => part.upsert(connection, stamp).await?,
+            Care::Sifted => part.sift(connection, stamp, &mut refused).await?,
         };
     }
     written.refused = refused.rejects.len() as u64;

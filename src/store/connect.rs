@@ -16,6 +16,7 @@ use super::{
     availability::{Availability, Write},
     error::Cause,
     kept::Kept,
+    settled::Stamps,
 };
 
 /// How long one connection may take to be made, or to be had from the pool.
@@ -78,6 +79,7 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
         writing,
         turns,
         availability,
+        stamps: Stamps::default(),
         over_unix_socket,
         synchronous_commit: false,
     })

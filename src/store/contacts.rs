@@ -2,21 +2,26 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::api::model::{Contact, Note};
 
 use super::{StoreError, commit::column};
 
-/// Writes those of `rows` (one per id, by ascending id) that are not older than what is held and differ
+/// Writes, with `stamp`, those of `rows` (one per id, by ascending id) that are not older than what is held and differ
 /// from it, themselves or in their notes; returns how many. The version is `rev`, then `updated`.
-pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Contact]) -> Result<u64, StoreError> {
+pub(super) async fn upsert(
+    connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
+    rows: &[&Contact],
+) -> Result<u64, StoreError> {
     if rows.is_empty() {
         return Ok(0);
     }
     let notes: Vec<(i64, &Note)> =
         rows.iter().flat_map(|row| row.notes.iter().map(|note| (row.id, note))).collect();
-    let written = write(connection, rows, &notes).await?;
+    let written = write(connection, stamp, rows, &notes).await?;
     if !written.is_empty() {
         let theirs: HashSet<i64> = written.iter().copied().collect();
         let notes: Vec<_> = notes.into_iter().filter(|(parent, _)| theirs.contains(parent)).collect();
@@ -30,6 +35,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Contact]) -> 
 /// transaction ends, and with them their notes.
 async fn write(
     connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
     rows: &[&Contact],
     notes: &[(i64, &Note)],
 ) -> Result<Vec<i64>, StoreError> {
@@ -44,7 +50,7 @@ async fn write(
         SELECT i.id, i.avatar, i.created, i.creator_id, i.custom, i.display_name, i.email,
                i.external_id, i.external_ref, i.first, i.inbox_id, i.last, i.op, i.parent_id, i.phone,
                i.rev, i.shared, i.team_id, i.type, i.updated, i.assigned_user_id, i.tags,
-               i.is_opted_out, i._extra, now()
+               i.is_opted_out, i._extra, $32::timestamptz
         FROM (
             SELECT unnest($1::bigint[]) AS id, unnest($2::text[]) AS avatar,
                    unnest($3::timestamptz[]) AS created, unnest($4::bigint[]) AS creator_id,
@@ -133,6 +139,7 @@ async fn write(
         column(notes, |(_, note)| note.name.as_deref()) as _,
         column(notes, |(_, note)| note.text.as_deref()) as _,
         column(notes, |(_, note)| note.user_id) as _,
+        stamp,
     )
     .fetch_all(connection)
     .await

@@ -2,17 +2,19 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::api::model::{Conversation, Member};
 
 use super::{StoreError, commit::column};
 
-/// Writes those of `rows` (one per id, by ascending id) that are not older than what is held and differ
+/// Writes, with `stamp`, those of `rows` (one per id, by ascending id) that are not older than what is held and differ
 /// from it, themselves or in their members; returns how many. An embedded one (the flag) is written only
 /// if it is newer or nothing is held.
 pub(super) async fn upsert(
     connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
     rows: &[(&Conversation, bool)],
 ) -> Result<u64, StoreError> {
     if rows.is_empty() {
@@ -20,7 +22,7 @@ pub(super) async fn upsert(
     }
     let members: Vec<(i64, &Member)> =
         rows.iter().flat_map(|(row, _)| row.members.iter().map(|member| (row.id, member))).collect();
-    let written = write(connection, rows, &members).await?;
+    let written = write(connection, stamp, rows, &members).await?;
     if !written.is_empty() {
         let theirs: HashSet<i64> = written.iter().copied().collect();
         let members: Vec<_> = members.into_iter().filter(|(parent, _)| theirs.contains(parent)).collect();
@@ -34,6 +36,7 @@ pub(super) async fn upsert(
 /// transaction ends, and with them their members.
 async fn write(
     connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
     rows: &[(&Conversation, bool)],
     members: &[(i64, &Member)],
 ) -> Result<Vec<i64>, StoreError> {
@@ -48,7 +51,8 @@ async fn write(
             updated, _extra, _synced_at)
         SELECT i.id, i.assigned, i.blocked, i.channel, i.created, i.creator, i.email_noti, i.inbox,
                i.last_inbound, i.local_id, i.muted, i.name, i.noreply, i.op, i.read, i.replied,
-               i.snooze_till, i.status, i.super, i.support, i.target, i.type, i.updated, i._extra, now()
+               i.snooze_till, i.status, i.super, i.support, i.target, i.type, i.updated, i._extra,
+               $31::timestamptz
         FROM (
             SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS assigned,
                    unnest($3::boolean[]) AS blocked, unnest($4::text[]) AS channel,
@@ -132,6 +136,7 @@ async fn write(
         &column(members, |(_, member)| member.id),
         column(members, |(_, member)| member.name.as_deref()) as _,
         &embedded,
+        stamp,
     )
     .fetch_all(connection)
     .await

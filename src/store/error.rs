@@ -58,6 +58,12 @@ pub enum StoreError {
     )]
     ServerRestarted,
 
+    #[error(
+        "the rows would have appeared below heymarket.settled_at(), where readers may have been already; nothing of \
+         this transaction was kept, and it is done again with a later stamp"
+    )]
+    Overtaken,
+
     #[error("the window of pass {pass:?} on {line:?} is empty")]
     EmptyWindow { line: String, pass: String },
 
@@ -75,10 +81,10 @@ impl StoreError {
         move |error| Self::Query { doing, source: Cause::from(error) }
     }
 
-    /// Whether the same may succeed if it is tried again: connections lost, locks and serialization,
-    /// a server that stops, starts, is full or only stands by.
+    /// Whether the same may succeed if it is tried again: connections lost, locks and serialization, a stamp that the
+    /// mark has passed, a server that stops, starts, is full or only stands by.
     pub fn is_transient(&self) -> bool {
-        self.cause().is_some_and(Cause::is_transient)
+        matches!(self, Self::Overtaken) || self.cause().is_some_and(Cause::is_transient)
     }
 
     /// Whether PostgreSQL refuses a value of a row (SQLSTATE class 22 or 54): a smaller batch finds it.

@@ -19,6 +19,9 @@ use super::{Store, StoreError, availability::Write};
 pub const LEASE_TTL: Duration = Duration::from_secs(4);
 /// How often the leader renews.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(1);
+/// How often a renewal that could not advance the mark for readers is repeated, since a transaction was committing.
+const ADVANCES: u32 = 5;
+const ADVANCE_PAUSE: Duration = Duration::from_millis(20);
 /// How often one that stands by looks whether the lead is free.
 pub const LEASE_POLL: Duration = Duration::from_millis(500);
 
@@ -108,39 +111,70 @@ impl Store {
         Ok(Ok(Lease { holder: holder.to_owned(), epoch }))
     }
 
-    /// Holds the lead for another [`LEASE_TTL`] from now. A lease that ran out but that nobody took
-    /// over holds again.
+    /// Holds the lead for another [`LEASE_TTL`] from now, and advances `heymarket.settled_at()`. A lease that ran out
+    /// but that nobody took over holds again.
     ///
     /// # Errors
     /// [`StoreError::LeadLost`] where another took over.
     pub async fn renew_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         let renewed = self.prolong(lease).await;
         self.availability.note(Write::Lease, &renewed);
-        if renewed? == 0 { Err(StoreError::LeadLost) } else { Ok(()) }
+        if renewed? { Ok(()) } else { Err(StoreError::LeadLost) }
     }
 
-    async fn prolong(&self, lease: &Lease) -> Result<u64, StoreError> {
+    /// Whether the lease was still this one.
+    async fn prolong(&self, lease: &Lease) -> Result<bool, StoreError> {
         let failed = || StoreError::query("renewing the lead");
         let mut session = self.asking.session().await.map_err(failed())?;
-        let renewed = sqlx::query!(
-            "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)
-             WHERE epoch = $1",
-            lease.epoch,
-            LEASE_TTL.as_secs_f64(),
-        )
-        .execute(&mut *session)
-        .await
-        .map_err(failed())?;
+        let mut led = true;
+        for _ in 0..ADVANCES {
+            // The lead must not wait for a transaction that holds the mark while it commits.
+            let renewed = sqlx::query!(
+                r#"
+                WITH renewed AS (
+                    UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)
+                    WHERE epoch = $1
+                    RETURNING epoch
+                ), free AS (
+                    SELECT s.singleton FROM heymarket.settled s WHERE EXISTS (SELECT FROM renewed)
+                    FOR NO KEY UPDATE SKIP LOCKED
+                ), advanced AS (
+                    UPDATE heymarket.settled s SET settled_at = $3 FROM free
+                    WHERE s.singleton = free.singleton AND s.settled_at < $3
+                )
+                SELECT EXISTS (SELECT FROM renewed) AS "led!", EXISTS (SELECT FROM free) AS "free!",
+                       clock_timestamp() AS "clock!"
+                "#,
+                lease.epoch,
+                LEASE_TTL.as_secs_f64(),
+                self.stamps.settled(),
+            )
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed())?;
+            self.stamps.learn(renewed.clock);
+            led = renewed.led;
+            if !led || renewed.free {
+                break;
+            }
+            tokio::time::sleep(ADVANCE_PAUSE).await;
+        }
         self.asking.keep(session);
-        Ok(renewed.rows_affected())
+        Ok(led)
     }
 
-    /// Gives the lead back, for another to take at once. Does nothing where it is lost already.
+    /// Gives the lead back, for another to take at once, and advances `heymarket.settled_at()` to just above the last
+    /// stamp. Does nothing where it is lost already.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         self.asking.end();
         sqlx::query!(
-            "UPDATE heymarket_sync.lease SET expires_at = '-infinity' WHERE epoch = $1",
-            lease.epoch
+            "WITH advanced AS (
+                 UPDATE heymarket.settled s SET settled_at = $2 FROM heymarket_sync.lease l
+                 WHERE l.epoch = $1 AND s.settled_at < $2
+             )
+             UPDATE heymarket_sync.lease SET expires_at = '-infinity' WHERE epoch = $1",
+            lease.epoch,
+            self.stamps.settled(),
         )
         .execute(&self.pool)
         .await

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::api::model::Message;
@@ -16,6 +17,7 @@ use super::{
 /// one of them meanwhile ([`StoreError::is_duplicate`]).
 pub(super) async fn insert_new<'a>(
     connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
     rows: &[&'a Message],
 ) -> Result<(u64, Vec<&'a Message>), StoreError> {
     if rows.len() < copy::MIN_ROWS {
@@ -23,7 +25,7 @@ pub(super) async fn insert_new<'a>(
     }
     let held = held(connection, rows).await?;
     let (held, new): (Vec<_>, Vec<_>) = rows.iter().partition(|row| held.contains(&row.id));
-    Ok((insert(connection, &new).await?, held))
+    Ok((insert(connection, stamp, &new).await?, held))
 }
 
 async fn held(connection: &mut PgConnection, rows: &[&Message]) -> Result<HashSet<i64>, StoreError> {
@@ -33,30 +35,38 @@ async fn held(connection: &mut PgConnection, rows: &[&Message]) -> Result<HashSe
     Ok(held.into_iter().collect())
 }
 
-async fn insert(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
+async fn insert(
+    connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
+    rows: &[&Message],
+) -> Result<u64, StoreError> {
     if rows.is_empty() {
         return Ok(0);
     }
     let statement = "COPY heymarket.messages (
             id, conversation_id, author, broadcast_id, custom, date, flagged, link_url, local_id, media,
-            phone, status, super, support, target, text, type, updated, user_id, _extra)
+            phone, status, super, support, target, text, type, updated, user_id, _extra, _synced_at)
         FROM STDIN (FORMAT binary)";
-    let copied = copy(connection, statement, 20, rows, |row, tuples| {
+    let copied = copy(connection, statement, 21, rows, |row, tuples| {
         tuples.add(Some(row.id))?.add(row.conversation_id)?.add(row.author.as_deref())?;
         tuples.add(row.broadcast_id)?.add_json(row.custom.as_ref())?.add(row.date)?.add(row.flagged)?;
         tuples.add(row.link_url.as_deref())?.add(row.local_id.as_deref())?.add(row.media.as_deref())?;
         tuples.add(row.phone.as_deref())?.add(row.status.as_deref())?.add(row.super_)?.add(row.support)?;
         tuples.add(row.target.as_deref())?.add(row.text.as_deref())?.add(row.type_.as_deref())?;
-        tuples.add(row.updated)?.add(row.user_id)?.add_json(row.extra.as_ref())?;
+        tuples.add(row.updated)?.add(row.user_id)?.add_json(row.extra.as_ref())?.add(Some(stamp))?;
         Ok(())
     });
     copied.await.map_err(StoreError::query("inserting messages"))
 }
 
-/// Writes those of `rows` (one per id, by ascending id) that are not older than what is held and differ
+/// Writes, with `stamp`, those of `rows` (one per id, by ascending id) that are not older than what is held and differ
 /// from it; returns how many. The others are filtered by a join before the INSERT, since
 /// `ON CONFLICT DO UPDATE ... WHERE false` would lock them.
-pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> Result<u64, StoreError> {
+pub(super) async fn upsert(
+    connection: &mut PgConnection,
+    stamp: DateTime<Utc>,
+    rows: &[&Message],
+) -> Result<u64, StoreError> {
     if rows.is_empty() {
         return Ok(0);
     }
@@ -69,7 +79,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> 
             phone, status, super, support, target, text, type, updated, user_id, _extra, _synced_at)
         SELECT i.id, i.conversation_id, i.author, i.broadcast_id, i.custom, i.date, i.flagged,
                i.link_url, i.local_id, i.media, i.phone, i.status, i.super, i.support, i.target, i.text,
-               i.type, i.updated, i.user_id, i._extra, now()
+               i.type, i.updated, i.user_id, i._extra, $21::timestamptz
         FROM (
             SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS conversation_id,
                    unnest($3::text[]) AS author, unnest($4::bigint[]) AS broadcast_id,
@@ -124,6 +134,7 @@ pub(super) async fn upsert(connection: &mut PgConnection, rows: &[&Message]) -> 
         column(rows, |row| row.updated) as _,
         column(rows, |row| row.user_id) as _,
         column(rows, |row| row.extra.as_ref().map(|json| json.0.as_str())) as _,
+        stamp,
     )
     .execute(connection)
     .await

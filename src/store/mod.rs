@@ -17,6 +17,7 @@ mod kept;
 mod lease;
 mod messages;
 mod page_rejects;
+mod reach;
 mod readings;
 mod refusal;
 mod rejects;
@@ -24,6 +25,7 @@ mod requests;
 mod retries;
 mod runs;
 mod schema;
+mod settled;
 mod status;
 
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::model::Stream;
 
-use self::{availability::Availability, kept::Kept};
+use self::{availability::Availability, kept::Kept, settled::Stamps};
 
 pub use self::{
     availability::Outage,
@@ -45,11 +47,12 @@ pub use self::{
     error::{Cause, StoreError},
     lease::{Holder, LEASE_POLL, LEASE_RENEWAL, LEASE_TTL, Lease},
     page_rejects::UnreadablePage,
+    reach::{Reach, covered_to},
     readings::{Reading, UNDECIDED},
     rejects::HeldReject,
     requests::Asked,
     retries::{Requested, RetryOutcome},
-    runs::Run,
+    runs::{Run, RunError},
     schema::SchemaState,
     status::{Status, StreamStatus},
 };
@@ -73,6 +76,8 @@ pub struct Store {
     /// As many as there are of those: whoever waited for one in the pool would not get one that is kept.
     turns: Arc<Semaphore>,
     availability: Availability,
+    /// Of the transactions that write rows.
+    stamps: Stamps,
     over_unix_socket: bool,
     /// Whether rows wait for the disk.
     synchronous_commit: bool,
@@ -90,6 +95,7 @@ impl Store {
             writer: pool.clone(),
             pool,
             availability: Availability::default(),
+            stamps: Stamps::default(),
             synchronous_commit: false,
         }
     }

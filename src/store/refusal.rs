@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::api::model::{Contact, Conversation, Message, Reject, Stream};
@@ -39,33 +40,37 @@ impl Refused {
 
 impl Part<'_> {
     /// Writes all of it, new messages by COPY, or fails; returns how many rows that wrote.
-    pub async fn copy(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
+    pub async fn copy(self, connection: &mut PgConnection, stamp: DateTime<Utc>) -> Result<u64, StoreError> {
         match self {
             Self::Messages(rows) => {
-                let (inserted, held) = messages::insert_new(connection, rows).await?;
-                Ok(inserted + Part::Messages(&held).upsert(connection).await?)
+                let (inserted, held) = messages::insert_new(connection, stamp, rows).await?;
+                Ok(inserted + Part::Messages(&held).upsert(connection, stamp).await?)
             }
-            part => part.upsert(connection).await,
+            part => part.upsert(connection, stamp).await,
         }
     }
 
     /// Writes all of it, or fails; returns how many rows that wrote.
-    pub async fn upsert(self, connection: &mut PgConnection) -> Result<u64, StoreError> {
+    pub async fn upsert(
+        self,
+        connection: &mut PgConnection,
+        stamp: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         let mut written = 0;
         match self {
             Self::Conversations(rows) => {
                 for rows in statements(rows, |(row, _)| row.memory()) {
-                    written += conversations::upsert(connection, rows).await?;
+                    written += conversations::upsert(connection, stamp, rows).await?;
                 }
             }
             Self::Messages(rows) => {
                 for rows in statements(rows, |row| row.memory()) {
-                    written += messages::upsert(connection, rows).await?;
+                    written += messages::upsert(connection, stamp, rows).await?;
                 }
             }
             Self::Contacts(rows) => {
                 for rows in statements(rows, |row| row.memory()) {
-                    written += contacts::upsert(connection, rows).await?;
+                    written += contacts::upsert(connection, stamp, rows).await?;
                 }
             }
         }
@@ -74,13 +79,18 @@ impl Part<'_> {
 
     /// Writes what PostgreSQL takes and adds the rest to `refused`: what is refused together is halved down
     /// to single rows, each try in a savepoint. At most two tries for each row.
-    pub async fn sift(self, connection: &mut PgConnection, refused: &mut Refused) -> Result<u64, StoreError> {
+    pub async fn sift(
+        self,
+        connection: &mut PgConnection,
+        stamp: DateTime<Utc>,
+        refused: &mut Refused,
+    ) -> Result<u64, StoreError> {
         let failed = || StoreError::query("setting a savepoint");
         let mut written = 0;
         let mut parts = vec![self];
         while let Some(part) = parts.pop() {
             let mut savepoint = connection.begin().await.map_err(failed())?;
-            match part.upsert(&mut savepoint).await {
+            match part.upsert(&mut savepoint, stamp).await {
                 Ok(rows) => {
                     savepoint.commit().await.map_err(failed())?;
                     written += rows;

@@ -151,7 +151,8 @@ impl Store {
             .begin_with(self.begin_rows())
             .await
             .map_err(StoreError::query("beginning a transaction"))?;
-        let (_, refused) = write_rows(&mut transaction, care, batch).await?;
+        let stamp = self.stamps.take(&mut transaction).await?;
+        let (_, refused) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
         let (reasons, partials): (Vec<_>, Vec<_>) = verdicts
             .iter()
             .map(|verdict| {
@@ -192,6 +193,7 @@ impl Store {
         .await
         .map_err(failed())?;
         lease::check(&mut transaction, lease).await?;
+        stamp.check(&mut transaction).await?;
         transaction.commit().await.map_err(failed())
     }
 }

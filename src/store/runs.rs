@@ -1,14 +1,16 @@
 //! The record of runs: what each pass read, wrote and spent, and how it ended.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::api::model::Stream;
 
-use super::{Committed, Store, StoreError, Tally, refusal::Refused};
+use super::{Committed, STANDING, Store, StoreError, Tally, refusal::Refused};
 
 /// How many runs of each stream are kept; older ones that have ended, or were another process's, are deleted when a run
-/// starts.
+/// starts, but for the last that failed and the last of the standing pass that did.
 const KEPT_RUNS: i64 = 1000;
 
 /// One run of one pass.
@@ -28,6 +30,17 @@ pub struct Run {
     pub rejected: i64,
 }
 
+/// The last error of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunError {
+    pub pass: String,
+    pub at: DateTime<Utc>,
+    /// What failed, with the API's request id where it gave one.
+    pub error: String,
+    /// A later run of the same pass has read pages, or is done.
+    pub over: bool,
+}
+
 impl Store {
     /// Records that a run begins and returns its number, for [`Tally::run`].
     pub async fn start_run(&self, stream: Stream, pass: &str, holder: &str) -> Result<i64, StoreError> {
@@ -43,10 +56,14 @@ impl Store {
         sqlx::query!(
             "DELETE FROM heymarket_sync.runs
              WHERE stream = $1 AND (ended_at IS NOT NULL OR holder <> $3) AND id <= (
-                 SELECT id FROM heymarket_sync.runs WHERE stream = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)",
+                 SELECT id FROM heymarket_sync.runs WHERE stream = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)
+               AND id NOT IN (
+                 SELECT unnest(ARRAY[coalesce(max(id), 0), coalesce(max(id) FILTER (WHERE pass = $4), 0)]) FROM heymarket_sync.runs
+                 WHERE stream = $1 AND outcome NOT IN ('done', 'stopped'))",
             stream.name(),
             KEPT_RUNS,
             holder,
+            STANDING,
         )
         .execute(&self.pool)
         .await
@@ -79,6 +96,38 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("reading the runs"))
+    }
+
+    /// The last error of each stream that had one: of the last failure of each pass, one that is not over, else the
+    /// newest.
+    pub async fn last_errors(&self) -> Result<BTreeMap<Stream, RunError>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            WITH failed AS (
+                SELECT DISTINCT ON (stream, pass) * FROM heymarket_sync.runs
+                WHERE outcome NOT IN ('done', 'stopped') ORDER BY stream, pass, id DESC
+            ), judged AS (
+                SELECT f.*, EXISTS (
+                    SELECT FROM heymarket_sync.runs r
+                    WHERE r.stream = f.stream AND r.pass = f.pass AND r.id > f.id
+                      AND (r.requests > 0 OR r.outcome = 'done')) AS over
+                FROM failed f
+            )
+            SELECT DISTINCT ON (stream) stream AS "stream!", pass AS "pass!", outcome AS "error!", over AS "over!",
+                   coalesce(ended_at, started_at) AS "at!"
+            FROM judged ORDER BY stream, over, id DESC
+            "#
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("reading the last errors"))?;
+        rows.into_iter()
+            .map(|row| {
+                let stream =
+                    row.stream.parse().map_err(|_| StoreError::UnknownStream { name: row.stream })?;
+                Ok((stream, RunError { pass: row.pass, at: row.at, error: row.error, over: row.over }))
+            })
+            .collect()
     }
 }
 

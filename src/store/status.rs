@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::api::model::Stream;
 
-use super::{Holder, LineKey, PassState, Reading, Run, Store, StoreError};
+use super::{Holder, LineKey, PassState, Reading, Run, RunError, Store, StoreError};
 
 /// How many runs a status lists.
 const LISTED_RUNS: u32 = 20;
@@ -24,6 +24,8 @@ pub struct Status {
     pub readings: Vec<Reading>,
     /// The newest runs, newest first.
     pub runs: Vec<Run>,
+    /// The last error of each stream that had one.
+    pub last_errors: BTreeMap<Stream, RunError>,
 }
 
 /// What the database says of one stream.
@@ -52,6 +54,7 @@ impl Store {
             coverage: self.coverage().await?,
             readings: self.readings().await?,
             runs: self.recent_runs(LISTED_RUNS).await?,
+            last_errors: self.last_errors().await?,
         })
     }
 

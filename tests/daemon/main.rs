@@ -14,6 +14,7 @@ mod outage;
 mod pages;
 mod rejects;
 mod secrets;
+mod settled;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;

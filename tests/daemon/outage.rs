@@ -46,6 +46,9 @@ async fn the_database_may_be_away() {
     let rig = rig.set("DATABASE_URL", url.as_str());
     let daemon = rig.start(&["run"]);
     rig.equal().await;
+    rig.complete(&daemon).await;
+    let lag = "\nheymarket_sync_lag_seconds{stream=\"messages\"} ";
+    assert!(daemon.get("/metrics").await.body.contains(lag));
     let listen = daemon.address().await.to_string();
     let asked = rig.environment.iter().cloned().chain([("HEYMARKET_SYNC__HTTP__LISTEN".to_owned(), listen)]);
     let environment: Vec<_> = asked.collect();
@@ -62,6 +65,7 @@ async fn the_database_may_be_away() {
     let metrics = daemon.get("/metrics").await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.body.contains("\nheymarket_sync_database_up 0\n"), "{}", metrics.body);
+    assert!(metrics.body.contains(lag), "the lag is told, and grows: {}", metrics.body);
     let ended = healthcheck().await;
     assert_eq!(ended.code(), Some(1));
     assert!(ended.stderr.contains("/readyz: the database does not answer"), "{}", ended.stderr);

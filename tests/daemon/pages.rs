@@ -33,6 +33,13 @@ async fn every_page_tells_its_part() {
         .collect();
     assert_eq!(streams, BTreeMap::from([("messages", 500), ("conversations", 50), ("contacts", 37)]));
     assert_private(&page.body, rig.source());
+    let messages =
+        status["streams"].as_array().unwrap().iter().find(|of| of["stream"] == "messages").unwrap();
+    assert_eq!(messages["last_error"], Value::Null);
+    assert!(messages["lag_seconds"].as_f64().unwrap() >= 119.0, "{messages}");
+    for line in messages["lines"].as_array().unwrap() {
+        assert_eq!((&line["covered_to"], &line["gaps"]), (&line["held"][0]["to"], &0.into()), "{line}");
+    }
 
     let page = daemon.get("/metrics").await;
     assert_eq!(page.status, 200);
@@ -45,7 +52,12 @@ async fn every_page_tells_its_part() {
         ("heymarket_sync_rows_written_total{stream=\"contacts\"}", 37.0),
         ("heymarket_sync_pages_total{stream=\"conversations\"}", 1.0),
         ("heymarket_sync_rejects_open{stream=\"messages\"}", 0.0),
-        ("heymarket_sync_lag_seconds{stream=\"messages\"}", 0.0),
+        // By proof, which ends two minutes before now, whatever was committed since.
+        ("heymarket_sync_lag_seconds{stream=\"messages\"}", 119.0),
+        ("heymarket_sync_lag_seconds{stream=\"contacts\"}", 119.0),
+        ("heymarket_sync_covered_to_timestamp_seconds{stream=\"messages\",line=\"date\"}", 1.6e9),
+        ("heymarket_sync_complete{stream=\"messages\",line=\"date\"}", 1.0),
+        ("heymarket_sync_last_commit_timestamp_seconds{stream=\"messages\"}", 1.6e9),
         ("heymarket_sync_api_up", 1.0),
         ("heymarket_sync_database_up", 1.0),
         ("heymarket_sync_leader", 1.0),
@@ -53,6 +65,7 @@ async fn every_page_tells_its_part() {
         let value = samples.get(sample).copied();
         assert!(value.is_some_and(|value| value >= least), "{sample}: {value:?}");
     }
+    assert_eq!(samples.get("heymarket_sync_gaps{stream=\"messages\",line=\"date\"}"), Some(&0.0));
     rig.stop(daemon).await;
 }
 

@@ -101,6 +101,57 @@ async fn a_run_is_kept_as_long_as_it_goes_on() {
 }
 
 #[tokio::test]
+async fn the_last_error_of_a_stream_outlives_later_runs_of_other_passes() {
+    let (database, lease) = Database::led().await;
+    let store = &database.store;
+    let run = async |stream, pass: &str, outcome: Option<&str>, requests| {
+        let run = store.start_run(stream, pass, "test").await.unwrap();
+        let tallies = vec![Tally { run, requests, rows_read: 0, rejected: 0 }];
+        store.commit(&lease, &Batch { tallies, ..Batch::default() }).await.unwrap();
+        if let Some(outcome) = outcome {
+            store.end_run(run, outcome).await.unwrap();
+        }
+    };
+    let told = async || {
+        let errors = store.last_errors().await.unwrap();
+        errors.get(&Stream::Messages).map(|last| (last.pass.clone(), last.error.clone(), last.over))
+    };
+    let last = |pass: &str, error: &str, over| Some((pass.to_owned(), error.to_owned(), over));
+    let refused = "POST /v1/messages: the API refused it (status 403, request id r-1)";
+    run(Stream::Messages, STANDING, Some("stopped"), 1).await;
+    run(Stream::Contacts, STANDING, Some("an error of another stream"), 1).await;
+    assert_eq!(told().await, None);
+    run(Stream::Messages, STANDING, Some(refused), 1).await;
+    run(Stream::Messages, "recheck 1h", Some("done"), 9).await;
+    run(Stream::Messages, STANDING, None, 0).await;
+    assert_eq!(told().await, last(STANDING, refused, false));
+    run(Stream::Messages, "recheck 1h", Some("2 intervals stayed open"), 9).await;
+    run(Stream::Messages, "recheck 1h", Some("done"), 9).await;
+    assert_eq!(told().await, last(STANDING, refused, false), "one that is not over comes first");
+    run(Stream::Messages, STANDING, None, 1).await;
+    assert_eq!(told().await, last("recheck 1h", "2 intervals stayed open", true));
+    // More runs than are kept.
+    sqlx::query(
+        "INSERT INTO heymarket_sync.runs (stream, pass, holder, ended_at, outcome)
+         SELECT 'messages', 'recheck 1h', 'test', now(), 'done' FROM generate_series(1, 1500)",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    run(Stream::Messages, "recheck 1h", None, 0).await;
+    assert_eq!(told().await, last("recheck 1h", "2 intervals stayed open", true));
+    let standing: i64 = sqlx::query_scalar("SELECT count(*) FROM heymarket_sync.runs WHERE outcome = $1")
+        .bind(refused)
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    assert_eq!(standing, 1, "the last error of the standing pass is kept");
+    let status = store.status().await.unwrap();
+    assert_eq!(status.last_errors[&Stream::Contacts].error, "an error of another stream");
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn a_finding_replaces_the_one_before() {
     let database = Database::migrated().await;
     let store = &database.store;

@@ -7,6 +7,7 @@ mod new_messages;
 mod rows;
 mod schema;
 mod sessions;
+mod settled;
 #[path = "../support/mod.rs"]
 mod support;
 mod upserts;

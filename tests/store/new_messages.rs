@@ -103,7 +103,9 @@ async fn a_row_that_another_session_inserts_meanwhile_is_upserted() {
         let (database, lease) = Database::led().await;
         let mut other = PgConnection::connect(database.held.url()).await.unwrap();
         let mut transaction = other.begin().await.unwrap();
-        sqlx::query("INSERT INTO heymarket.messages (id, updated, text) VALUES (100, $1, 'theirs')")
+        sqlx::query(
+            "INSERT INTO heymarket.messages (id, updated, text, _synced_at) VALUES (100, $1, 'theirs', now())",
+        )
             .bind(at(theirs))
             .execute(&mut *transaction)
             .await

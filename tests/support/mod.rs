@@ -6,6 +6,7 @@ pub mod disk;
 pub mod front;
 pub mod mirror;
 pub mod process;
+pub mod reader;
 pub mod relay;
 pub mod server;
 pub mod settings;
