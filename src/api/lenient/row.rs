@@ -13,6 +13,8 @@ pub(super) struct Row<'a> {
     pub raw: &'a Bytes,
     /// As far as it could be read.
     pub version: Version,
+    /// It came embedded in a message.
+    pub embedded: bool,
 }
 
 impl Row<'_> {
@@ -49,6 +51,7 @@ impl Row<'_> {
             source_id: id.map(|id| id.to_string()),
             version: self.version,
             partial: false,
+            embedded: self.embedded,
             reason,
             payload: self.raw.clone(),
         });
