@@ -376,6 +376,9 @@ async fn a_page_set_aside_is_one_reject_until_its_interval_is_held() {
     assert_eq!(held[1].3, reason);
     assert_eq!(held[1].4, body[..65_536]);
 
+    let again = vec![unreadable(STANDING, 60, body.clone())];
+    assert_eq!(set_aside(again).await.rejects, 0, "unchanged");
+
     let prove = async |pass, start, end| {
         let proofs = vec![(key(pass), Interval::new(Some(at(start)), at(end)).unwrap())];
         let batch = Batch { proofs, ..Batch::default() };

@@ -172,8 +172,12 @@ async fn show(id: i64, app: &App) -> Result<(), CliError> {
     let (first, last) = (reject.first_seen.format("%F %T UTC"), reject.last_seen.format("%F %T UTC"));
     let facts = format!(
         "reject:     {id}\nstream:     {}\nsource id:  {source_id}\nwhat:       {what}\nreason:     {}\n\
-         first seen: {first}\nlast seen:  {last}\ntimes:      {}\nstate:      {state}\nbytes:      {}\n\n",
-        reject.stream, reject.reason, reject.times, reject.bytes,
+         first seen: {first}\nlast seen:  {last}\ntimes:      {}\nstate:      {state}\nbytes:      {}{}\n\n",
+        reject.stream,
+        reject.reason,
+        reject.times,
+        reject.bytes,
+        if reject.kept { "" } else { ", not kept" },
     );
     let mut out = stdout().lock();
     out.write_all(facts.as_bytes())?;

@@ -214,6 +214,7 @@ async fn take_turns(connection: &mut PgConnection, bytes: i64) -> Result<(), Sto
 
 async fn upsert_together(connection: &mut PgConnection, rejects: &[&Reject]) -> Result<u64, StoreError> {
     let ids = column(rejects, |reject| reject.source_id.as_ref().and_then(|id| id.parse::<i64>().ok()));
+    // The OFFSET keeps what is found out of each reject from being found out again wherever it is used.
     let written = sqlx::query!(
         r#"
         INSERT INTO heymarket_sync.rejects AS held (
@@ -251,6 +252,7 @@ async fn upsert_together(connection: &mut PgConnection, rejects: &[&Reject]) -> 
                                 $7::bigint[], $8::timestamptz[], $9::bigint[])
                          WITH ORDINALITY AS u (
                              stream, source_id, partial, embedded, reason, payload, rev, updated, id, position)
+                    OFFSET 0
                 ) i
                 LEFT JOIN LATERAL (
                     SELECT r.*, r.resolved_at IS NULL AS is_open,

@@ -90,6 +90,17 @@ async fn rejects_are_listed_shown_and_tried_again() {
     assert!(ended.stderr.contains("there is no reject 4711"), "{}", ended.stderr);
     assert_eq!(rig.verb(&["rejects", "show"]).await.code(), Some(2));
 
+    // One whose bytes were not kept cannot be tried.
+    let not_kept = "INSERT INTO heymarket_sync.rejects (stream, source_id, partial, reason, payload, cut_bytes, cut_sha256)
+                    VALUES ('contacts', '905', true, 'first: an array', '', 4096, '\\xab') RETURNING id::text";
+    let not_kept = texts(&rig, not_kept).await.remove(0);
+    let ended = rig.verb(&["rejects", "retry", &not_kept]).await;
+    assert_eq!((ended.code(), ended.stdout.as_str()), (Some(1), "0 tried, 0 resolved, 0 still open\n"));
+    let said = format!("not tried: {not_kept}; the bytes of each were not kept");
+    assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+    assert!(rig.verb(&["rejects", "show", &not_kept]).await.stdout.contains("bytes:      4096, not kept\n"));
+    texts(&rig, "DELETE FROM heymarket_sync.rejects WHERE source_id = '905' RETURNING id::text").await;
+
     // Nobody leads: the verb does the work itself.
     let ended = rig.verb(&["rejects", "retry", &ids[0].to_string(), "4711"]).await;
     assert_eq!(ended.code(), Some(1));
