@@ -173,3 +173,25 @@ async fn a_retry_is_handed_to_the_leader_and_overwrites_nothing_newer() {
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.ended(STOP).await.code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leads_deletes_what_was_resolved_long_ago() {
+    let rig = Rig::new(20).await;
+    let ids = set_aside(
+        &rig,
+        &[
+            ("contacts", Some("901"), false, CONTACT),
+            ("contacts", Some("903"), true, PARTIAL),
+            ("messages", None, false, UNREADABLE),
+        ],
+    )
+    .await;
+    let age =
+        "UPDATE heymarket_sync.rejects SET resolved_at = now() - make_interval(days => $2) WHERE id = $1";
+    for (id, days) in [(ids[0], 31), (ids[1], 29)] {
+        sqlx::query(age).bind(id).bind(days).execute(&rig.pool).await.unwrap();
+    }
+    let ended = rig.verb(&["sync"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert_eq!(held(&rig).await.iter().map(|held| held.0).collect::<Vec<_>>(), ids[1..]);
+}
