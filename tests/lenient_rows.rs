@@ -42,7 +42,7 @@ fn rows_are_set_aside_whole_byte_for_byte_while_their_neighbours_land() {
             let reason = reason.to_owned();
             assert_eq!(
                 rows.rejects,
-                [Reject { stream, source_id, version, partial: false, reason, payload }]
+                [Reject { stream, source_id, version, partial: false, embedded: false, reason, payload }]
             );
         }
     }

@@ -1,7 +1,7 @@
 //! The rows of the source as the mirror keeps them. Field names are the API's \[S\]; only `user` is
 //! `user_id` and a message's `conversation` is `conversation_id`, as in the mirror's columns.
 
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -54,19 +54,37 @@ pub enum TimeField {
     Updated,
 }
 
-/// Which of two copies of a row is newer: that of the greater `rev` (contacts), then of the later `updated`. What is
-/// not set is least.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// What tells the copies of a row apart, as far as it could be read: `rev` (contacts), then `updated`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     pub rev: Option<i64>,
     pub updated: Option<DateTime<Utc>>,
 }
 
 impl Version {
-    /// Whether nothing is set.
-    pub fn is_unknown(self) -> bool {
-        self == Self::default()
+    /// Returns how this version compares with `other`: the greater `rev` is newer, then the later `updated`. What is
+    /// missing in one of them decides nothing. `Equal` says that nothing decides: then the copy read later is to win,
+    /// unless it came embedded in a message. `heymarket_sync.supersedes` is the same rule for PostgreSQL.
+    ///
+    /// It orders no set of versions: where some lack a `rev`, three of them can beat each other in a circle. So it is
+    /// applied to two copies at a time, in the order in which they were read.
+    pub fn against(self, other: Self) -> Ordering {
+        known(self.rev, other.rev).then(known(self.updated, other.updated))
     }
+
+    /// Whether what comes of a copy of this version, read after one of version `earlier`, is the same for every version
+    /// that is held when only the newer of the two is written.
+    pub fn covers(self, earlier: Self) -> bool {
+        fn is_no_less<T: Ord>(this: Option<T>, other: Option<T>) -> bool {
+            this.is_some() == other.is_some() && this >= other
+        }
+        is_no_less(self.rev, earlier.rev) && is_no_less(self.updated, earlier.updated)
+    }
+}
+
+/// How two values compare, if both are known.
+fn known<T: Ord>(one: Option<T>, other: Option<T>) -> Ordering {
+    one.zip(other).map_or(Ordering::Equal, |(one, other)| one.cmp(&other))
 }
 
 /// JSON text that PostgreSQL's `jsonb` accepts.
@@ -207,6 +225,8 @@ pub struct Reject {
     pub version: Version,
     /// The row landed, without the fields that `reason` names.
     pub partial: bool,
+    /// The row came embedded in a message, and so lands only if it is newer than what is held.
+    pub embedded: bool,
     /// Which fields could not be read and why; never holds a value of the row.
     pub reason: String,
     /// The row's bytes as they came, a slice of its page's body.

@@ -143,6 +143,7 @@ fn as_json(reject: &HeldReject) -> Value {
         "partial": reject.partial,
         "reason": reject.reason,
         "bytes": reject.bytes,
+        "kept": reject.kept,
         "first_seen": reject.first_seen,
         "last_seen": reject.last_seen,
         "times": reject.times,
@@ -171,8 +172,12 @@ async fn show(id: i64, app: &App) -> Result<(), CliError> {
     let (first, last) = (reject.first_seen.format("%F %T UTC"), reject.last_seen.format("%F %T UTC"));
     let facts = format!(
         "reject:     {id}\nstream:     {}\nsource id:  {source_id}\nwhat:       {what}\nreason:     {}\n\
-         first seen: {first}\nlast seen:  {last}\ntimes:      {}\nstate:      {state}\nbytes:      {}\n\n",
-        reject.stream, reject.reason, reject.times, reject.bytes,
+         first seen: {first}\nlast seen:  {last}\ntimes:      {}\nstate:      {state}\nbytes:      {}{}\n\n",
+        reject.stream,
+        reject.reason,
+        reject.times,
+        reject.bytes,
+        if reject.kept { "" } else { ", not kept" },
     );
     let mut out = stdout().lock();
     out.write_all(facts.as_bytes())?;
@@ -201,7 +206,8 @@ fn printable(payload: &[u8]) -> String {
 async fn retry(ids: &[i64], app: &App, cancel: &CancellationToken) -> Result<(), CliError> {
     let asked = (!ids.is_empty()).then_some(ids);
     let taken = app.store.request_retries(asked).await.map_err(AppError::from)?;
-    let missing: Vec<_> = ids.iter().filter(|id| !taken.contains(id)).map(i64::to_string).collect();
+    let not_kept = app.store.rejects_not_kept(asked).await.map_err(AppError::from)?;
+    let missing: Vec<_> = ids.iter().filter(|id| !taken.contains(id) && !not_kept.contains(id)).collect();
     let mut said = None;
     let outcome = app
         .retry_rejects(&taken, cancel, |leader, waiting| {
@@ -215,14 +221,32 @@ async fn retry(ids: &[i64], app: &App, cancel: &CancellationToken) -> Result<(),
         })
         .await?;
     stdout().write_all(told(taken.len(), &outcome).as_bytes())?;
-    if missing.is_empty() {
-        return Ok(());
+    let mut untried = Vec::new();
+    if !not_kept.is_empty() {
+        untried.push(format!(
+            "not tried: {}; the bytes of each were not kept, since the open rejects take 1 GiB: it is read when the \
+             API shows the row again",
+            numbers(&not_kept)
+        ));
     }
-    Err(CliError::Failed(format!(
-        "not tried: {}; each is unknown, resolved already, or a whole page, which the daemon asks for again by \
-         itself",
-        missing.join(", ")
-    )))
+    if !missing.is_empty() {
+        untried.push(format!(
+            "not tried: {}; each is unknown, resolved already, or a whole page, which the daemon asks for again by \
+             itself",
+            numbers(missing)
+        ));
+    }
+    if untried.is_empty() { Ok(()) } else { Err(CliError::Failed(untried.join("\n"))) }
+}
+
+/// The first of `ids`, and how many there are.
+fn numbers<'a>(ids: impl IntoIterator<Item = &'a i64>) -> String {
+    let mut ids = ids.into_iter();
+    let first: Vec<_> = ids.by_ref().take(LISTED_OPEN).map(i64::to_string).collect();
+    match ids.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
 }
 
 fn told(tried: usize, outcome: &RetryOutcome) -> String {

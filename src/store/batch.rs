@@ -1,5 +1,6 @@
 //! What is written together: rows, what they prove, and what was spent on them.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use crate::{
@@ -50,8 +51,10 @@ impl Batch {
         }
         for reject in &rows.rejects {
             if let Some(id) = reject.source_id.clone() {
-                let refused = self.unread.entry((reject.stream, id)).or_default();
-                *refused = reject.version.max(*refused);
+                let refused = self.unread.entry((reject.stream, id)).or_insert(reject.version);
+                if reject.version.against(*refused) != Ordering::Less {
+                    *refused = reject.version;
+                }
             }
         }
         self.messages.extend(rows.messages);
@@ -71,7 +74,7 @@ impl Batch {
 
     fn read(&mut self, stream: Stream, id: i64, version: Version) {
         let row = (stream, id.to_string());
-        if self.unread.get(&row).is_some_and(|refused| version >= *refused) {
+        if self.unread.get(&row).is_some_and(|refused| version.against(*refused) != Ordering::Less) {
             self.unread.remove(&row);
         }
     }
@@ -110,44 +113,85 @@ impl Batch {
             + self.rejects.iter().map(|reject| reject.payload.len()).sum::<usize>()
     }
 
-    /// Whether the row was refused in this batch, in this version or a newer or unknown one, and not read since.
+    /// Whether the row was refused in this batch, in a version that this one is no newer than, and not read since.
     pub(super) fn is_unread(&self, stream: Stream, id: i64, version: Version) -> bool {
         let refused = self.unread.get(&(stream, id.to_string()));
-        refused.is_some_and(|refused| refused.is_unknown() || *refused >= version)
+        refused.is_some_and(|refused| refused.against(version) != Ordering::Less)
     }
 
-    /// One version of each message, by ascending id: the newest; of equal ones, that read later.
-    pub(super) fn newest_messages(&self) -> Vec<&Message> {
-        newest(self.messages.iter(), |row| row.id, |row| row.version())
+    /// The messages, as [`rounds`].
+    pub(super) fn messages(&self) -> Vec<Vec<&Message>> {
+        rounds(self.messages.iter(), |row| row.id, |row| (row.version(), false))
     }
 
-    /// One version of each contact: the greatest `rev`, then the newest; of equal ones, that read later.
-    pub(super) fn newest_contacts(&self) -> Vec<&Contact> {
-        newest(self.contacts.iter(), |row| row.id, |row| row.version())
+    /// The contacts, as [`rounds`].
+    pub(super) fn contacts(&self) -> Vec<Vec<&Contact>> {
+        rounds(self.contacts.iter(), |row| row.id, |row| (row.version(), false))
     }
 
-    /// One version of each conversation, and whether it came embedded: the newest; of equal ones, one
-    /// from the conversations endpoints before an embedded one, then that read later.
-    pub(super) fn newest_conversations(&self) -> Vec<(&Conversation, bool)> {
+    /// The conversations, as [`rounds`], and whether each came embedded; those that did count as read last.
+    pub(super) fn conversations(&self) -> Vec<Vec<(&Conversation, bool)>> {
         let listed = self.conversations.iter().map(|row| (row, false));
         let embedded = self.embedded.iter().map(|row| (row, true));
-        newest(listed.chain(embedded), |(row, _)| row.id, |(row, embedded)| (row.version(), !embedded))
+        rounds(listed.chain(embedded), |(row, _)| row.id, |(row, embedded)| (row.version(), *embedded))
     }
 }
 
-/// One row of each id, by ascending id: that of the greatest version, the last of several such.
-/// No version (`None`) is the least.
-fn newest<R: Copy, V: Ord>(
+/// `rows`, which are in reading order, cut into what can be written at once: one row of each id, by ascending id. Writing
+/// one round after the other ends as if every row were written alone. There is one round, of the newest versions, unless
+/// what is held decides which of two copies of a row is to stay: where only one of them has a `rev`, or an `updated`.
+fn rounds<R: Copy>(
     rows: impl Iterator<Item = R>,
     id: impl Fn(&R) -> i64,
-    version: impl Fn(&R) -> V,
-) -> Vec<R> {
+    version: impl Fn(&R) -> (Version, bool),
+) -> Vec<Vec<R>> {
     let mut rows: Vec<R> = rows.collect();
-    // Stable, so rows of one version stay in reading order and the last of an id is its newest.
-    rows.sort_by(|a, b| id(b).cmp(&id(a)).then_with(|| version(a).cmp(&version(b))));
-    rows.reverse();
-    rows.dedup_by_key(|row| id(row));
-    rows
+    // Stable, so rows of one id stay in reading order.
+    rows.sort_by_key(&id);
+    let mut rounds: Vec<Vec<R>> = Vec::new();
+    let mut round = 0;
+    for row in rows {
+        let before = rounds.get_mut(round).and_then(|round| round.last_mut());
+        let before = before.filter(|before| id(before) == id(&row));
+        match before {
+            Some(before) => match settled(version(before), version(&row)) {
+                Some(Settled::Earlier) => continue,
+                Some(Settled::Later) => {
+                    *before = row;
+                    continue;
+                }
+                None => round += 1,
+            },
+            None => round = 0,
+        }
+        if rounds.len() == round {
+            rounds.push(Vec::new());
+        }
+        rounds[round].push(row);
+    }
+    rounds
+}
+
+/// Which of two copies of a row alone need be written.
+enum Settled {
+    Earlier,
+    Later,
+}
+
+/// Which of two copies of a row that were read one after the other makes the other superfluous, whatever is held; each a
+/// version, and whether it came embedded.
+fn settled(
+    (earlier, embedded): (Version, bool),
+    (later, later_embedded): (Version, bool),
+) -> Option<Settled> {
+    // An embedded copy must be newer than what is held; where nothing decides, a listed one lands and it does not.
+    if later.covers(earlier) && (!later_embedded || embedded && later != earlier) {
+        Some(Settled::Later)
+    } else if earlier.covers(later) && (!embedded || later_embedded) {
+        Some(Settled::Earlier)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -180,24 +224,40 @@ mod tests {
             source_id: Some(id.to_string()),
             version: message(id, updated, "").version(),
             partial: true,
+            embedded: false,
             reason: "date".to_owned(),
             payload: "{}".into(),
         }
     }
 
     #[test]
-    fn one_version_of_each_message_is_kept() {
+    fn one_version_of_each_message_is_written_unless_what_is_held_decides() {
         let cases = [
             ("alone", vec![message(1, None, "a")], vec!["a"]),
             ("newer later", vec![message(1, Some(1), "a"), message(1, Some(2), "b")], vec!["b"]),
             ("newer first", vec![message(1, Some(2), "a"), message(1, Some(1), "b")], vec!["a"]),
             ("equal: later", vec![message(1, Some(1), "a"), message(1, Some(1), "b")], vec!["b"]),
-            ("none is oldest", vec![message(1, Some(-5), "a"), message(1, None, "b")], vec!["a"]),
-            ("none equals none", vec![message(1, None, "a"), message(1, None, "b")], vec!["b"]),
+            ("neither has a time", vec![message(1, None, "a"), message(1, None, "b")], vec!["b"]),
+            ("one has a time", vec![message(1, Some(-5), "a"), message(1, None, "b")], vec!["a", "|", "b"]),
+            (
+                "one has a time, one after it is newer",
+                vec![message(1, Some(5), "a"), message(1, None, "b"), message(1, Some(4), "c")],
+                vec!["a", "|", "b", "|", "c"],
+            ),
             (
                 "by ascending id",
                 vec![message(3, None, "c"), message(1, None, "a"), message(2, None, "b")],
                 vec!["a", "b", "c"],
+            ),
+            (
+                "each id has rounds of its own",
+                vec![
+                    message(2, None, "a"),
+                    message(2, Some(1), "b"),
+                    message(1, None, "c"),
+                    message(3, None, "d"),
+                ],
+                vec!["c", "a", "d", "|", "b"],
             ),
             (
                 "three versions",
@@ -205,49 +265,80 @@ mod tests {
                 vec!["b"],
             ),
         ];
-        for (name, messages, kept) in cases {
+        for (name, messages, written) in cases {
             let batch = Batch { messages, ..Batch::default() };
-            let texts: Vec<_> =
-                batch.newest_messages().iter().map(|row| row.text.as_deref().unwrap()).collect();
-            assert_eq!(texts, kept, "{name}");
+            let rounds = batch.messages();
+            let rounds: Vec<Vec<&str>> = rounds
+                .iter()
+                .map(|round| round.iter().map(|row| row.text.as_deref().unwrap()).collect())
+                .collect();
+            assert_eq!(rounds.join(&"|"), written, "{name}");
         }
     }
 
     #[test]
-    fn a_greater_revision_beats_a_later_time() {
-        let contact = |rev, updated, first: &str| Contact {
-            id: 1,
-            rev,
-            updated: DateTime::from_timestamp(updated, 0),
-            first: Some(first.into()),
-            ..Contact::default()
-        };
+    fn an_embedded_conversation_is_written_only_if_it_may_be_newer() {
         let cases = [
-            ("rev first", contact(Some(2), 1, "a"), contact(Some(1), 9, "b"), "a"),
-            ("then time", contact(Some(1), 2, "a"), contact(Some(1), 1, "b"), "a"),
-            ("equal: later", contact(Some(1), 1, "a"), contact(Some(1), 1, "b"), "b"),
-            ("no rev is least", contact(Some(-1), 1, "a"), contact(None, 9, "b"), "a"),
+            ("older", 1, vec!["listed"]),
+            ("equal", 2, vec!["listed"]),
+            // Where a copy without a time is held, only the listed one lands by itself.
+            ("newer", 3, vec!["listed", "embedded"]),
         ];
-        for (name, first, second, kept) in cases {
-            let batch = Batch { contacts: vec![first, second], ..Batch::default() };
-            assert_eq!(batch.newest_contacts()[0].first.as_deref(), Some(kept), "{name}");
-        }
-    }
-
-    #[test]
-    fn an_embedded_conversation_wins_only_if_newer() {
-        let cases =
-            [("older", 1, "listed", false), ("equal", 2, "listed", false), ("newer", 3, "embedded", true)];
-        for (name, updated, kept, from_message) in cases {
+        for (name, updated, written) in cases {
             let batch = Batch {
                 conversations: vec![conversation(1, 2, "listed")],
                 embedded: vec![conversation(1, updated, "embedded")],
                 ..Batch::default()
             };
-            let rows = batch.newest_conversations();
-            assert_eq!(rows.len(), 1, "{name}");
-            assert_eq!((rows[0].0.name.as_deref(), rows[0].1), (Some(kept), from_message), "{name}");
+            let rounds = batch.conversations().concat();
+            let names: Vec<_> = rounds.iter().map(|(row, _)| row.name.as_deref().unwrap()).collect();
+            assert_eq!(names, written, "{name}");
         }
+    }
+
+    /// Who stays of copies written one by one, over one that is held; each a version and whether it came embedded.
+    fn one_by_one(held: Option<usize>, copies: &[(Version, bool)], order: &[usize]) -> Option<usize> {
+        order.iter().fold(held, |held, copy| {
+            let (version, embedded) = copies[*copy];
+            let compared = held.map(|held| version.against(copies[held].0));
+            match compared {
+                None | Some(Ordering::Greater) => Some(*copy),
+                Some(Ordering::Equal) if !embedded => Some(*copy),
+                _ => held,
+            }
+        })
+    }
+
+    #[test]
+    fn two_copies_are_settled_only_where_what_is_held_does_not_matter() {
+        let values = [None, Some(1), Some(2), Some(3)];
+        let time = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let versions: Vec<Version> = values
+            .iter()
+            .flat_map(|rev| values.map(|updated| Version { rev: *rev, updated: updated.map(time) }))
+            .collect();
+        let mut settled_pairs = 0;
+        for (x, y) in versions.iter().flat_map(|x| versions.iter().map(move |y| (*x, *y))) {
+            for (x_embedded, y_embedded) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (earlier, later) = ((x, x_embedded), (y, y_embedded));
+                let alone = match settled(earlier, later) {
+                    Some(Settled::Earlier) => 0,
+                    Some(Settled::Later) => 1,
+                    None => continue,
+                };
+                settled_pairs += 1;
+                for held in versions.iter().map(|held| Some((*held, false))).chain([None]) {
+                    let copies: Vec<_> = [earlier, later].into_iter().chain(held).collect();
+                    let place = held.map(|_| 2);
+                    assert_eq!(
+                        one_by_one(place, &copies, &[0, 1]),
+                        one_by_one(place, &copies, &[alone]),
+                        "{earlier:?}, then {later:?}, over {held:?}"
+                    );
+                }
+            }
+        }
+        assert!(settled_pairs > 200, "{settled_pairs}");
     }
 
     #[test]
@@ -275,8 +366,8 @@ mod tests {
         for (name, pages, unread) in cases {
             let mut batch = Batch::default();
             pages.into_iter().for_each(|page| batch.push(page));
-            let newest = batch.newest_messages()[0].version();
-            assert_eq!(batch.is_unread(Stream::Messages, 7, newest), unread, "{name}");
+            let last = batch.messages().concat().pop().unwrap().version();
+            assert_eq!(batch.is_unread(Stream::Messages, 7, last), unread, "{name}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One transaction for rows and their proof.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -102,10 +102,11 @@ impl Store {
         let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
         let stamp = self.stamps.take(&mut transaction).await?;
         let contradictions = contradictions::note(&mut transaction, &batch.sighted).await?;
-        let (mut written, refused) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
+        let (mut written, refused, landed) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
         written.contradictions = contradictions;
+        let read = batch.rejects.iter().filter(|reject| rejects::is_of_a_row_held(reject, &landed));
         // The refused come last: of two rejects of a row, the later counts.
-        let set_aside: Vec<_> = batch.rejects.iter().chain(&refused.rejects).collect();
+        let set_aside: Vec<_> = read.chain(&refused.rejects).collect();
         written.rejects = rejects::upsert(&mut transaction, &set_aside).await?;
         written.rejects += page_rejects::upsert(&mut transaction, &batch.pages).await?;
         rejects::resolve(&mut transaction, batch, &refused).await?;
@@ -130,32 +131,37 @@ impl Store {
     }
 }
 
-/// Writes the rows of `batch` with `stamp`, and returns what was written and what PostgreSQL refused.
+/// Writes the rows of `batch` with `stamp`, and returns what was written, what PostgreSQL refused, and the ids of
+/// conversations that were written.
 pub(super) async fn write_rows(
     connection: &mut PgConnection,
     care: Care,
     stamp: DateTime<Utc>,
     batch: &Batch,
-) -> Result<(Committed, Refused), StoreError> {
-    let (conversations, messages, contacts) =
-        (batch.newest_conversations(), batch.newest_messages(), batch.newest_contacts());
+) -> Result<(Committed, Refused, HashSet<i64>), StoreError> {
+    let (conversations, messages, contacts) = (batch.conversations(), batch.messages(), batch.contacts());
     let mut written = Committed::default();
     let mut refused = Refused::default();
+    let mut landed = HashSet::new();
     // Conversations after messages: their own stream's transactions write them too, and wait for these until they
     // are committed.
-    for (rows, part) in [
-        (&mut written.messages, Part::Messages(&messages)),
-        (&mut written.conversations, Part::Conversations(&conversations)),
-        (&mut written.contacts, Part::Contacts(&contacts)),
-    ] {
-        *rows = match care {
-            Care::Copying => part.copy(connection, stamp).await?,
-            Care::Together => part.upsert(connection, stamp).await?,
-            Care::Sifted => part.sift(connection, stamp, &mut refused).await?,
+    let messages = messages.iter().map(|rows| Part::Messages(rows));
+    let conversations = conversations.iter().map(|rows| Part::Conversations(rows));
+    let contacts = contacts.iter().map(|rows| Part::Contacts(rows));
+    for part in messages.chain(conversations).chain(contacts) {
+        let rows = match care {
+            Care::Copying => part.copy(connection, stamp, &mut landed).await?,
+            Care::Together => part.upsert(connection, stamp, &mut landed).await?,
+            Care::Sifted => part.sift(connection, stamp, &mut refused, &mut landed).await?,
         };
+        match part {
+            Part::Messages(_) => written.messages += rows,
+            Part::Conversations(_) => written.conversations += rows,
+            Part::Contacts(_) => written.contacts += rows,
+        }
     }
     written.refused = refused.rejects.len() as u64;
-    Ok((written, refused))
+    Ok((written, refused, landed))
 }
 
 /// Proofs of each line, lines in the order in which every writer locks them.

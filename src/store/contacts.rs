@@ -68,8 +68,7 @@ async fn write(
         ) AS i
         LEFT JOIN LATERAL (SELECT * FROM heymarket.contacts p WHERE p.id = i.id LIMIT 1) h ON true
         WHERE h.id IS NULL
-           OR (coalesce(i.rev, '-9223372036854775808'), coalesce(i.updated, '-infinity'))
-              >= (coalesce(h.rev, '-9223372036854775808'), coalesce(h.updated, '-infinity'))
+           OR heymarket_sync.supersedes(i.rev, i.updated, h.rev, h.updated, true)
           AND (h._deleted_at IS NOT NULL
                OR (i.avatar, i.created, i.creator_id, i.custom, i.display_name, i.email, i.external_id,
                    i.external_ref, i.first, i.inbox_id, i.last, i.op, i.parent_id, i.phone, i.rev,
@@ -104,8 +103,7 @@ async fn write(
             assigned_user_id = excluded.assigned_user_id, tags = excluded.tags,
             is_opted_out = excluded.is_opted_out, _extra = excluded._extra,
             _synced_at = excluded._synced_at, _deleted_at = NULL
-        WHERE (coalesce(excluded.rev, '-9223372036854775808'), coalesce(excluded.updated, '-infinity'))
-              >= (coalesce(held.rev, '-9223372036854775808'), coalesce(held.updated, '-infinity'))
+        WHERE heymarket_sync.supersedes(excluded.rev, excluded.updated, held.rev, held.updated, true)
         RETURNING held.id
         "#,
         &column(rows, |row| row.id),

@@ -10,15 +10,15 @@ use crate::api::model::{Conversation, Member};
 use super::{StoreError, commit::column};
 
 /// Writes, with `stamp`, those of `rows` (one per id, by ascending id) that are not older than what is held and differ
-/// from it, themselves or in their members; returns how many. An embedded one (the flag) is written only
+/// from it, themselves or in their members; returns their ids. An embedded one (the flag) is written only
 /// if it is newer or nothing is held.
 pub(super) async fn upsert(
     connection: &mut PgConnection,
     stamp: DateTime<Utc>,
     rows: &[(&Conversation, bool)],
-) -> Result<u64, StoreError> {
+) -> Result<Vec<i64>, StoreError> {
     if rows.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let members: Vec<(i64, &Member)> =
         rows.iter().flat_map(|(row, _)| row.members.iter().map(|member| (row.id, member))).collect();
@@ -29,7 +29,7 @@ pub(super) async fn upsert(
         delete_missing(connection, &written, &members).await?;
         upsert_members(connection, &members).await?;
     }
-    Ok(written.len() as u64)
+    Ok(written)
 }
 
 /// Writes the conversations alone and returns the ids of those written: they are locked until the
@@ -70,9 +70,7 @@ async fn write(
         ) AS i
         LEFT JOIN LATERAL (SELECT * FROM heymarket.conversations p WHERE p.id = i.id LIMIT 1) h ON true
         WHERE h.id IS NULL
-           OR CASE WHEN i.embedded
-              THEN coalesce(i.updated, '-infinity') > coalesce(h.updated, '-infinity')
-              ELSE coalesce(i.updated, '-infinity') >= coalesce(h.updated, '-infinity') END
+           OR heymarket_sync.supersedes(NULL, i.updated, NULL, h.updated, NOT i.embedded)
           AND (h._deleted_at IS NOT NULL
                OR (i.assigned, i.blocked, i.channel, i.created, i.creator, i.email_noti, i.inbox,
                    i.last_inbound, i.local_id, i.muted, i.name, i.noreply, i.op, i.read, i.replied,
@@ -101,9 +99,7 @@ async fn write(
             status = excluded.status, super = excluded.super, support = excluded.support,
             target = excluded.target, type = excluded.type, updated = excluded.updated,
             _extra = excluded._extra, _synced_at = excluded._synced_at, _deleted_at = NULL
-        WHERE coalesce(excluded.updated, '-infinity') > coalesce(held.updated, '-infinity')
-           OR coalesce(excluded.updated, '-infinity') = coalesce(held.updated, '-infinity')
-          AND excluded.id <> ALL ($30)
+        WHERE heymarket_sync.supersedes(NULL, excluded.updated, NULL, held.updated, excluded.id <> ALL ($30))
         RETURNING held.id
         "#,
         &column(rows, |(row, _)| row.id),

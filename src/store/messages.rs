@@ -94,7 +94,7 @@ pub(super) async fn upsert(
         ) AS i
         LEFT JOIN LATERAL (SELECT * FROM heymarket.messages m WHERE m.id = i.id LIMIT 1) h ON true
         WHERE h.id IS NULL
-           OR coalesce(i.updated, '-infinity') >= coalesce(h.updated, '-infinity')
+           OR heymarket_sync.supersedes(NULL, i.updated, NULL, h.updated, true)
           AND (h._deleted_at IS NOT NULL
                OR (i.conversation_id, i.author, i.broadcast_id, i.custom, i.date, i.flagged, i.link_url,
                    i.local_id, i.media, i.phone, i.status, i.super, i.support, i.target, i.text, i.type,
@@ -112,7 +112,7 @@ pub(super) async fn upsert(
             text = excluded.text, type = excluded.type, updated = excluded.updated,
             user_id = excluded.user_id, _extra = excluded._extra, _synced_at = excluded._synced_at,
             _deleted_at = NULL
-        WHERE coalesce(excluded.updated, '-infinity') >= coalesce(held.updated, '-infinity')
+        WHERE heymarket_sync.supersedes(NULL, excluded.updated, NULL, held.updated, true)
         "#,
         &column(rows, |row| row.id),
         column(rows, |row| row.conversation_id) as _,

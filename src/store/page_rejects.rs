@@ -19,8 +19,8 @@ pub struct UnreadablePage {
     pub body: UnreadableBody,
 }
 
-/// Sets `pages` aside: one row per line and pass, with the latest payload and reason. Returns how many rows
-/// that wrote.
+/// Sets `pages` aside: one row per line and pass, with the latest payload and its reason. A page that is set aside
+/// already, with the same bytes, is not written. Returns how many rows that wrote.
 pub(super) async fn upsert(
     connection: &mut PgConnection,
     pages: &[UnreadablePage],
@@ -36,7 +36,11 @@ pub(super) async fn upsert(
             r#"
             INSERT INTO heymarket_sync.rejects AS held (
                 stream, source_id, partial, reason, payload, line, pass, below)
-            VALUES ($1, $2, false, $3, $4, $5, $6, $7)
+            SELECT $1::text, $2::text, false, $3, $4::bytea, $5, $6, $7::timestamptz
+            WHERE NOT EXISTS (
+                SELECT FROM heymarket_sync.rejects r
+                WHERE r.stream = $1 AND r.identity = 'id ' || $2 AND r.resolved_at IS NULL
+                  AND r.below = $7 AND r.payload = $4)
             ON CONFLICT (stream, identity) DO UPDATE
             SET reason = excluded.reason, payload = excluded.payload, below = excluded.below,
                 last_seen = excluded.last_seen, times = held.times + 1, resolved_at = NULL

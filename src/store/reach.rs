@@ -80,6 +80,7 @@ mod tests {
                 wanted_from: wanted.map(at),
                 wanted_to: None,
                 covered: covered.collect(),
+                believed: Vec::new(),
             };
             let expected = Reach { covered_to: reached.map(at), gaps, complete: gaps == 0 };
             assert_eq!(pass.reach(), expected, "{held:?} {wanted:?}");

@@ -1,6 +1,6 @@
 //! Rows that PostgreSQL itself refuses: found one by one, so that their neighbours land.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
@@ -39,28 +39,37 @@ impl Refused {
 }
 
 impl Part<'_> {
-    /// Writes all of it, new messages by COPY, or fails; returns how many rows that wrote.
-    pub async fn copy(self, connection: &mut PgConnection, stamp: DateTime<Utc>) -> Result<u64, StoreError> {
+    /// Writes all of it, new messages by COPY, or fails; returns how many rows that wrote. Adds the ids of conversations
+    /// that were written to `landed`.
+    pub async fn copy(
+        self,
+        connection: &mut PgConnection,
+        stamp: DateTime<Utc>,
+        landed: &mut HashSet<i64>,
+    ) -> Result<u64, StoreError> {
         match self {
             Self::Messages(rows) => {
                 let (inserted, held) = messages::insert_new(connection, stamp, rows).await?;
-                Ok(inserted + Part::Messages(&held).upsert(connection, stamp).await?)
+                Ok(inserted + Part::Messages(&held).upsert(connection, stamp, landed).await?)
             }
-            part => part.upsert(connection, stamp).await,
+            part => part.upsert(connection, stamp, landed).await,
         }
     }
 
-    /// Writes all of it, or fails; returns how many rows that wrote.
+    /// Writes all of it, or fails; returns as [`Part::copy`].
     pub async fn upsert(
         self,
         connection: &mut PgConnection,
         stamp: DateTime<Utc>,
+        landed: &mut HashSet<i64>,
     ) -> Result<u64, StoreError> {
         let mut written = 0;
         match self {
             Self::Conversations(rows) => {
                 for rows in statements(rows, |(row, _)| row.memory()) {
-                    written += conversations::upsert(connection, stamp, rows).await?;
+                    let ids = conversations::upsert(connection, stamp, rows).await?;
+                    written += ids.len() as u64;
+                    landed.extend(ids);
                 }
             }
             Self::Messages(rows) => {
@@ -84,13 +93,14 @@ impl Part<'_> {
         connection: &mut PgConnection,
         stamp: DateTime<Utc>,
         refused: &mut Refused,
+        landed: &mut HashSet<i64>,
     ) -> Result<u64, StoreError> {
         let failed = || StoreError::query("setting a savepoint");
         let mut written = 0;
         let mut parts = vec![self];
         while let Some(part) = parts.pop() {
             let mut savepoint = connection.begin().await.map_err(failed())?;
-            match part.upsert(&mut savepoint, stamp).await {
+            match part.upsert(&mut savepoint, stamp, landed).await {
                 Ok(rows) => {
                     savepoint.commit().await.map_err(failed())?;
                     written += rows;
@@ -127,23 +137,24 @@ impl Part<'_> {
 
     fn set_aside(self, error: &StoreError, refused: &mut Refused) {
         let row = match self {
-            Self::Conversations(rows) => {
-                rows.first().map(|(row, _)| (Stream::Conversations, row.id, row.version(), &row.raw))
-            }
+            Self::Conversations(rows) => rows
+                .first()
+                .map(|(row, embedded)| (Stream::Conversations, row.id, row.version(), &row.raw, *embedded)),
             Self::Messages(rows) => {
-                rows.first().map(|row| (Stream::Messages, row.id, row.version(), &row.raw))
+                rows.first().map(|row| (Stream::Messages, row.id, row.version(), &row.raw, false))
             }
             Self::Contacts(rows) => {
-                rows.first().map(|row| (Stream::Contacts, row.id, row.version(), &row.raw))
+                rows.first().map(|row| (Stream::Contacts, row.id, row.version(), &row.raw, false))
             }
         };
-        let Some((stream, id, version, raw)) = row else { return };
+        let Some((stream, id, version, raw, embedded)) = row else { return };
         refused.places.insert((stream, id), refused.rejects.len());
         refused.rejects.push(Reject {
             stream,
             source_id: Some(id.to_string()),
             version,
             partial: false,
+            embedded,
             reason: format!("PostgreSQL refused it (SQLSTATE {})", error.sqlstate().unwrap_or_default()),
             payload: raw.clone(),
         });

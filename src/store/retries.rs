@@ -35,17 +35,33 @@ pub struct RetryOutcome {
 
 impl Store {
     /// Asks for another try at the open rejects with these numbers, or all (`None`), and returns the numbers of
-    /// those that were found. Whole pages are not among them: the daemon asks the API for them again by itself.
+    /// those that were found. Whole pages are not among them: the daemon asks the API for them again by itself; nor are
+    /// those whose bytes were not kept ([`Store::rejects_not_kept`]).
     pub async fn request_retries(&self, ids: Option<&[i64]>) -> Result<Vec<i64>, StoreError> {
         sqlx::query_scalar!(
             "UPDATE heymarket_sync.rejects SET retry_requested_at = coalesce(retry_requested_at, now())
-             WHERE resolved_at IS NULL AND line IS NULL AND ($1::bigint[] IS NULL OR id = ANY ($1))
+             WHERE resolved_at IS NULL AND line IS NULL AND cut_bytes IS NULL
+               AND ($1::bigint[] IS NULL OR id = ANY ($1))
              RETURNING id",
             ids as _,
         )
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::query("asking for a retry"))
+    }
+
+    /// The numbers of open rejects whose bytes were not kept, so that they cannot be tried again: of these, or of all
+    /// (`None`).
+    pub async fn rejects_not_kept(&self, ids: Option<&[i64]>) -> Result<Vec<i64>, StoreError> {
+        sqlx::query_scalar!(
+            "SELECT id FROM heymarket_sync.rejects
+             WHERE resolved_at IS NULL AND cut_bytes IS NOT NULL AND ($1::bigint[] IS NULL OR id = ANY ($1))
+             ORDER BY id",
+            ids as _,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::query("looking for rejects that were not kept"))
     }
 
     /// How many of the rejects `ids` still wait for their try.
@@ -152,7 +168,7 @@ impl Store {
             .await
             .map_err(StoreError::query("beginning a transaction"))?;
         let stamp = self.stamps.take(&mut transaction).await?;
-        let (_, refused) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
+        let (_, refused, _) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
         let (reasons, partials): (Vec<_>, Vec<_>) = verdicts
             .iter()
             .map(|verdict| {

@@ -119,6 +119,7 @@ mod tests {
             stream: Stream::Messages,
             source_id: Some("1".to_owned()),
             partial: true,
+            embedded: false,
             reason: "date".to_owned(),
             payload: "a".into(),
             version: Version::default(),

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 
 use crate::api::model::{Conversation, Rows};
+use crate::store::Batch;
 
 /// Bits of a place's number: there is one for each of 131,072 conversations. One that comes to a place where another is
 /// remembered takes it.
@@ -20,8 +21,18 @@ pub(super) struct Known {
 /// A conversation and its version; zeros, which the allocator hands out untouched, where there is none.
 type Place = (i64, Version);
 
-/// `updated` in microseconds, as the database keeps it; [`i64::MIN`] where there is none.
+/// `updated` in microseconds, as the database keeps it; [`UNKNOWN`] where the conversation is held in any version.
 type Version = i64;
+
+const UNKNOWN: Version = Version::MIN;
+
+/// A conversation that is held once its batch is committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    id: i64,
+    updated: Option<DateTime<Utc>>,
+    embedded: bool,
+}
 
 impl Default for Known {
     fn default() -> Self {
@@ -30,7 +41,8 @@ impl Default for Known {
 }
 
 impl Known {
-    /// Whether the conversation is held at this version or a newer one, as far as is remembered.
+    /// Whether an embedded copy of this version would change nothing, as far as is remembered: one that has no version
+    /// to compare is not newer ([`Version::against`](crate::api::model::Version::against)).
     pub(super) fn is_held(&self, id: i64, updated: Option<DateTime<Utc>>) -> bool {
         let (known, held) = self.locked()[place_of(id)];
         id != 0 && known == id && version(updated) <= held
@@ -41,17 +53,25 @@ impl Known {
         rows.embedded.retain(|row| !self.is_held(row.id, row.updated));
     }
 
-    /// The versions that are held once `rows` are committed.
-    pub(super) fn versions<'a>(rows: impl Iterator<Item = &'a Conversation>) -> Vec<(i64, Version)> {
-        rows.map(|row| (row.id, version(row.updated))).collect()
+    /// What is held once `batch` is committed.
+    pub(super) fn held(batch: &Batch) -> Vec<Held> {
+        let of = |embedded| move |row: &Conversation| Held { id: row.id, updated: row.updated, embedded };
+        let listed = batch.conversations.iter().map(of(false));
+        listed.chain(batch.embedded.iter().map(of(true))).collect()
     }
 
-    /// Remembers versions that have been committed.
-    pub(super) fn remember(&self, versions: Vec<(i64, Version)>) {
+    /// Remembers what has been committed.
+    pub(super) fn remember(&self, held: Vec<Held>) {
         let mut places = self.locked();
-        for (id, version) in versions {
+        for Held { id, updated, embedded } in held {
             let place = &mut places[place_of(id)];
-            *place = if place.0 == id { (id, version.max(place.1)) } else { (id, version) };
+            let version = version(updated);
+            // A listed copy may have replaced a newer one, over a copy whose version could not be read: only its own
+            // version is certain. An embedded copy never replaces a newer one.
+            let is_newest = place.0 != id || !embedded || version > place.1;
+            if is_newest {
+                *place = (id, version);
+            }
         }
     }
 
@@ -67,7 +87,7 @@ fn place_of(id: i64) -> usize {
 }
 
 fn version(updated: Option<DateTime<Utc>>) -> Version {
-    updated.map_or(Version::MIN, |updated| updated.timestamp_micros())
+    updated.map_or(UNKNOWN, |updated| updated.timestamp_micros())
 }
 
 #[cfg(test)]
@@ -82,8 +102,18 @@ mod tests {
     #[test]
     fn only_what_is_newer_is_kept() {
         let known = Known::default();
-        let committed = [conversation(1, Some(5)), conversation(1, Some(3)), conversation(2, None)];
-        known.remember(Known::versions(committed.iter()));
+        let listed = [
+            conversation(1, Some(5)),
+            conversation(2, None),
+            conversation(3, Some(7)),
+            conversation(3, None),
+        ];
+        let embedded = [conversation(1, Some(3)), conversation(1, None), conversation(4, None)];
+        known.remember(Known::held(&Batch {
+            conversations: listed.into(),
+            embedded: embedded.into(),
+            ..Batch::default()
+        }));
         let cases = [
             (1, Some(4), false),
             (1, Some(5), false),
@@ -91,13 +121,23 @@ mod tests {
             (1, None, false),
             (2, None, false),
             (2, Some(1), true),
-            (3, None, true),
+            (3, None, false),
+            (3, Some(7), true),
+            (4, None, false),
+            (4, Some(1), true),
+            (5, None, true),
         ];
         for (id, updated, kept) in cases {
             let mut rows = Rows { embedded: vec![conversation(id, updated)], ..Rows::default() };
             known.reduce(&mut rows);
             assert_eq!(!rows.embedded.is_empty(), kept, "{id} at {updated:?}");
         }
+        let older = Batch { conversations: vec![conversation(1, Some(4))], ..Batch::default() };
+        known.remember(Known::held(&older));
+        assert!(
+            !known.is_held(1, DateTime::from_timestamp(5, 0)),
+            "it may have replaced one without a version"
+        );
     }
 
     #[test]
@@ -105,8 +145,9 @@ mod tests {
         let known = Known::default();
         let ids = 1..=4_i64 << PLACE_BITS;
         for id in ids.clone() {
-            known.remember(vec![(id, id)]);
-            assert!(known.is_held(id, DateTime::from_timestamp_micros(id)));
+            let updated = DateTime::from_timestamp_micros(id);
+            known.remember(vec![Held { id, updated, embedded: false }]);
+            assert!(known.is_held(id, updated));
         }
         let held = ids.filter(|id| known.is_held(*id, None)).count();
         assert!(held > 1 << (PLACE_BITS - 1) && held <= 1 << PLACE_BITS, "{held}");

@@ -196,7 +196,7 @@ impl Task {
             }
             if !streams.is_empty() || !batch.pages.is_empty() {
                 crash::pass(CrashPoint::PageQueued);
-                let held = Known::versions(batch.conversations.iter().chain(&batch.embedded));
+                let held = Known::held(&batch);
                 let committed = match self.commit(batch).await {
                     Ok(committed) => committed,
                     Err(error) => {

@@ -90,6 +90,17 @@ async fn rejects_are_listed_shown_and_tried_again() {
     assert!(ended.stderr.contains("there is no reject 4711"), "{}", ended.stderr);
     assert_eq!(rig.verb(&["rejects", "show"]).await.code(), Some(2));
 
+    // One whose bytes were not kept cannot be tried.
+    let not_kept = "INSERT INTO heymarket_sync.rejects (stream, source_id, partial, reason, payload, cut_bytes, cut_sha256)
+                    VALUES ('contacts', '905', true, 'first: an array', '', 4096, '\\xab') RETURNING id::text";
+    let not_kept = texts(&rig, not_kept).await.remove(0);
+    let ended = rig.verb(&["rejects", "retry", &not_kept]).await;
+    assert_eq!((ended.code(), ended.stdout.as_str()), (Some(1), "0 tried, 0 resolved, 0 still open\n"));
+    let said = format!("not tried: {not_kept}; the bytes of each were not kept");
+    assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+    assert!(rig.verb(&["rejects", "show", &not_kept]).await.stdout.contains("bytes:      4096, not kept\n"));
+    texts(&rig, "DELETE FROM heymarket_sync.rejects WHERE source_id = '905' RETURNING id::text").await;
+
     // Nobody leads: the verb does the work itself.
     let ended = rig.verb(&["rejects", "retry", &ids[0].to_string(), "4711"]).await;
     assert_eq!(ended.code(), Some(1));
@@ -161,4 +172,26 @@ async fn a_retry_is_handed_to_the_leader_and_overwrites_nothing_newer() {
     assert_eq!(texts(&rig, "SELECT first FROM heymarket.contacts WHERE id = 901").await, ["Ada"]);
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.ended(STOP).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leads_deletes_what_was_resolved_long_ago() {
+    let rig = Rig::new(20).await;
+    let ids = set_aside(
+        &rig,
+        &[
+            ("contacts", Some("901"), false, CONTACT),
+            ("contacts", Some("903"), true, PARTIAL),
+            ("messages", None, false, UNREADABLE),
+        ],
+    )
+    .await;
+    let age =
+        "UPDATE heymarket_sync.rejects SET resolved_at = now() - make_interval(days => $2) WHERE id = $1";
+    for (id, days) in [(ids[0], 31), (ids[1], 29)] {
+        sqlx::query(age).bind(id).bind(days).execute(&rig.pool).await.unwrap();
+    }
+    let ended = rig.verb(&["sync"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert_eq!(held(&rig).await.iter().map(|held| held.0).collect::<Vec<_>>(), ids[1..]);
 }

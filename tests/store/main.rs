@@ -4,6 +4,7 @@ mod books;
 mod coverage;
 mod lead;
 mod new_messages;
+mod reject_bounds;
 mod rows;
 mod schema;
 mod sessions;

@@ -55,6 +55,7 @@ pub fn reject(source_id: &str, reason: &str) -> Reject {
         source_id: Some(source_id.to_owned()),
         version: Version::default(),
         partial: true,
+        embedded: false,
         reason: reason.to_owned(),
         payload: Bytes::from_static(b"{\x00\xff}"),
     }

@@ -14,14 +14,12 @@ use crate::api::model::{Contact, Note, Rows, Stream, TimeField, Version};
 
 /// Reads one contact into `rows`.
 pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = |version| Row { stream: Stream::Contacts, raw, version };
+    let row = |version| Row { stream: Stream::Contacts, raw, version, embedded: false };
     let Draft { id, mut contact, extra } = match draft(raw) {
         Ok(draft) => draft,
         Err(fault) => return row(Version::default()).set_aside(fault.reason.to_owned(), rows),
     };
-    // A revision that cannot be read may be the newest.
-    let version = if extra.reason("rev").is_none() { contact.version() } else { Version::default() };
-    let row = row(version);
+    let row = row(contact.version());
     let place = placed_by.map(|_| contact.updated);
     if let Some(id) = row.admit(id, place, &extra, rows) {
         contact.id = id;

@@ -17,7 +17,7 @@ use crate::api::model::{Conversation, Member, Rows, Stream, TimeField, Version};
 
 /// Reads one row of the conversations endpoints into `rows`.
 pub(super) fn read(placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = |version| Row { stream: Stream::Conversations, raw, version };
+    let row = |version| Row { stream: Stream::Conversations, raw, version, embedded: false };
     let Draft { id, mut conversation, extra } = match draft(raw) {
         Ok(draft) => draft,
         Err(fault) => return row(Version::default()).set_aside(fault.reason.to_owned(), rows),
@@ -47,7 +47,8 @@ pub(super) fn read_embedded(is_held: IsHeld<'_>, raw: &Bytes, rows: &mut Rows) -
     let Some(id) = id else { return Err(format!("its id: {}", extra.reason("id").unwrap_or("not set"))) };
     conversation.id = id;
     conversation.raw = raw.clone();
-    let row = Row { stream: Stream::Conversations, raw, version: conversation.version() };
+    let version = conversation.version();
+    let row = Row { stream: Stream::Conversations, raw, version, embedded: true };
     conversation.extra = extra.finish(row, id, &mut rows.rejects);
     rows.embedded.push(conversation);
     Ok(id)

@@ -5,8 +5,13 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 use compact_str::CompactString;
 
-use super::{json, row::Row, scalar, scan::Value};
+use super::{json, number::PrintRoom, row::Row, scalar, scan::Value};
 use crate::api::model::{Json, Reject};
+
+/// Why a row with a number that became a string is partial.
+const NO_NUMBER: &str = "a number that jsonb cannot hold or print, kept as a string";
+/// Stands for the names of unknown fields in reasons.
+const UNKNOWN: &str = "a field without a column";
 
 /// Gathers the unknown fields of one object, and the known ones that could not be read.
 ///
@@ -17,6 +22,9 @@ pub(super) struct Extra<'a> {
     unknown: String,
     /// Known fields whose raw value is kept.
     kept: Vec<Kept<'a>>,
+    /// Fields in which a number became a string.
+    strings: Vec<&'static str>,
+    room: PrintRoom,
 }
 
 #[derive(Debug)]
@@ -50,7 +58,12 @@ impl<'a> Extra<'a> {
 
     #[inline]
     pub fn any(&mut self, name: &'static str, value: Value<'a>) -> Option<Json> {
-        self.settle(name, value, scalar::any(value))
+        let reading = scalar::any(value, &mut self.room);
+        let (json, whole) = self.settle(name, value, reading)?;
+        if !whole {
+            self.strings.push(name);
+        }
+        Some(json)
     }
 
     #[inline]
@@ -74,19 +87,24 @@ impl<'a> Extra<'a> {
         if !self.kept.is_empty() {
             self.kept.retain(|kept| kept.name != name);
         }
+        if !self.strings.is_empty() {
+            self.strings.retain(|field| *field != name);
+        }
     }
 
     /// Keeps a field that has no column.
     pub fn unknown(&mut self, name: &[u8], value: Value<'a>) {
         json::write_string(&String::from_utf8_lossy(name), &mut self.unknown);
         self.unknown.push(':');
-        json::write(value, &mut self.unknown);
+        if !json::write(value, &mut self.room, &mut self.unknown) && !self.strings.contains(&UNKNOWN) {
+            self.strings.push(UNKNOWN);
+        }
         self.unknown.push(',');
     }
 
-    /// Whether everything was read and has a column.
+    /// Whether everything was read as it is, and has a column.
     pub fn is_empty(&self) -> bool {
-        self.unknown.is_empty() && self.kept.is_empty()
+        self.unknown.is_empty() && self.kept.is_empty() && self.strings.is_empty()
     }
 
     /// Why the field `name` could not be read, if that is so.
@@ -94,33 +112,44 @@ impl<'a> Extra<'a> {
         self.kept.iter().find(|kept| kept.name == name)?.reason.as_deref()
     }
 
-    /// The fields that could not be read, each with the reason; none if there are none.
+    /// The fields that could not be read as they are, each with the reason; none if there are none.
     pub fn reasons(&self) -> Option<String> {
         let unread =
             self.kept.iter().filter_map(|kept| Some(format!("{}: {}", kept.name, kept.reason.as_ref()?)));
-        let reasons: Vec<String> = unread.collect();
+        let strings = self.strings.iter().map(|name| format!("{name}: {NO_NUMBER}"));
+        let reasons: Vec<String> = unread.chain(strings).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     /// The `_extra` column of a row that lands, whose unread fields are listed in `rejects`.
     #[inline]
-    pub fn finish(self, row: Row<'_>, id: i64, rejects: &mut Vec<Reject>) -> Option<Json> {
+    pub fn finish(mut self, row: Row<'_>, id: i64, rejects: &mut Vec<Reject>) -> Option<Json> {
         if self.is_empty() {
             return None;
         }
-        if let Some(reason) = self.reasons() {
-            let Row { stream, raw, version } = row;
-            let source_id = Some(id.to_string());
-            rejects.push(Reject { stream, source_id, version, partial: true, reason, payload: raw.clone() });
-        }
-        let mut fields = self.unknown;
-        for Kept { name, value, .. } in &self.kept {
+        let mut fields = std::mem::take(&mut self.unknown);
+        for Kept { name, value, reason } in &self.kept {
             json::write_string(name, &mut fields);
             fields.push(':');
-            json::write(*value, &mut fields);
+            if !json::write(*value, &mut self.room, &mut fields) && reason.is_none() {
+                self.strings.push(name);
+            }
             fields.push(',');
         }
-        fields.pop();
+        if let Some(reason) = self.reasons() {
+            let Row { stream, raw, version, embedded } = row;
+            rejects.push(Reject {
+                stream,
+                source_id: Some(id.to_string()),
+                version,
+                partial: true,
+                embedded,
+                reason,
+                payload: raw.clone(),
+            });
+        }
+        // The last comma becomes the end; none are there if all has a column.
+        fields.pop()?;
         fields.push('}');
         // In place: it may be as long as the page.
         fields.insert(0, '{');

@@ -1,7 +1,7 @@
 //! JSON as it came → JSON that PostgreSQL's `jsonb` accepts.
 
 use super::{
-    number::Decimal,
+    number::PrintRoom,
     scan::{Kind, Scanner, Value},
     text,
 };
@@ -10,15 +10,16 @@ use super::{
 /// Well within what PostgreSQL's own stack limit allows.
 pub const MAX_JSON_DEPTH: usize = 128;
 
-/// Appends `value`, without insignificant whitespace.
+/// Appends `value`, without insignificant whitespace; returns whether all numbers stayed numbers.
 ///
-/// Text is mended as in text columns. What JSON does not know, numbers that `numeric` cannot hold,
-/// and what is nested deeper than [`MAX_JSON_DEPTH`] become strings of their text. Of a field name
+/// Text is mended as in text columns. What JSON does not know, numbers that `jsonb` cannot hold or that do not fit into
+/// `room`, and what is nested deeper than [`MAX_JSON_DEPTH`] become strings of their text. Of a field name
 /// that comes twice both are kept; `jsonb` takes the later one.
-pub(super) fn write(value: Value<'_>, out: &mut String) {
+pub(super) fn write(value: Value<'_>, room: &mut PrintRoom, out: &mut String) -> bool {
     if !matches!(value.kind, Kind::Array | Kind::Object) {
-        return write_scalar(value, out);
+        return write_scalar(value, room, out);
     }
+    let mut whole = true;
     let mut scanner = Scanner::new(value.raw);
     let mut depth = 0;
     loop {
@@ -42,10 +43,11 @@ pub(super) fn write(value: Value<'_>, out: &mut String) {
             _ => {
                 let inner =
                     scanner.value().expect("invariant: a value was scanned whole before it is written");
-                write_scalar(inner, out);
+                whole &= write_scalar(inner, room, out);
             }
         }
     }
+    whole
 }
 
 /// Appends `text` as a JSON string.
@@ -71,18 +73,19 @@ pub(super) fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Appends a value that has no structure, or whose structure is not kept.
-fn write_scalar(value: Value<'_>, out: &mut String) {
+/// Appends a value that has no structure, or whose structure is not kept; returns whether a number stayed one.
+fn write_scalar(value: Value<'_>, room: &mut PrintRoom, out: &mut String) -> bool {
     match value.kind {
         Kind::Null => out.push_str("null"),
         Kind::True => out.push_str("true"),
         Kind::False => out.push_str("false"),
-        Kind::Number if Decimal::parse(value.raw).is_some_and(Decimal::fits_numeric) => {
-            out.push_str(&text::mend(value.raw));
+        Kind::Number if room.admits(value.raw) => out.push_str(&text::mend(value.raw)),
+        Kind::Number => {
+            write_string(&text::mend(value.raw), out);
+            return false;
         }
         Kind::Text { .. } => write_string(&text::decode(value).text, out),
-        Kind::Number | Kind::Malformed | Kind::Array | Kind::Object => {
-            write_string(&text::mend(value.raw), out)
-        }
+        Kind::Malformed | Kind::Array | Kind::Object => write_string(&text::mend(value.raw), out),
     }
+    true
 }

@@ -14,7 +14,7 @@ use crate::api::model::{Message, Rows, Stream, TimeField, Version};
 /// Reads one message into `rows`, and its conversation unless it is held, which counts even if the message is set
 /// aside.
 pub(super) fn read(is_held: IsHeld<'_>, placed_by: Option<TimeField>, raw: &Bytes, rows: &mut Rows) {
-    let row = |version| Row { stream: Stream::Messages, raw, version };
+    let row = |version| Row { stream: Stream::Messages, raw, version, embedded: false };
     let Draft { id, mut message, embedded, mut extra } = match draft(raw) {
         Ok(draft) => draft,
         Err(fault) => return row(Version::default()).set_aside(fault.reason.to_owned(), rows),

@@ -1,9 +1,14 @@
 //! JSON numbers of any size.
 
 /// The most digits before and after the point of a number that is kept as a number in `jsonb`: a
-/// little below what PostgreSQL's `numeric` holds (131,072 and 16,383).
+/// little below what PostgreSQL's `numeric` holds, 131,072 and 16,383 (its documentation of "Numeric Types").
 const MAX_INTEGER_DIGITS: i64 = 131_000;
 const MAX_FRACTION_DIGITS: i64 = 16_300;
+
+/// The most characters that the numbers of one row print beyond those they are written in. PostgreSQL keeps `1e130000` in
+/// a few bytes, prints all of its digits, and prints nothing of 1 GiB: 8,200 such numbers make a row that no query can
+/// output.
+const MAX_PRINTED_GROWTH: i64 = 1024 * 1024;
 
 /// The most digits that an `i64` can have.
 const MAX_I64_DIGITS: i64 = 19;
@@ -78,11 +83,39 @@ impl<'a> Decimal<'a> {
         i64::try_from(value).map_err(|_| NoInteger::OutOfRange)
     }
 
-    /// Whether PostgreSQL's `numeric`, and so `jsonb`, surely holds this number.
-    pub fn fits_numeric(self) -> bool {
+    /// Digits before and after the point, if PostgreSQL's `numeric`, and so `jsonb`, surely holds this number.
+    fn digits_printed(self) -> Option<(i64, i64)> {
         let before = (self.integer.len() as i64).saturating_add(self.exponent);
         let after = (self.fraction.len() as i64).saturating_sub(self.exponent);
-        before <= MAX_INTEGER_DIGITS && after <= MAX_FRACTION_DIGITS
+        let fits = before <= MAX_INTEGER_DIGITS && after <= MAX_FRACTION_DIGITS;
+        fits.then_some((before.max(1), after.max(0)))
+    }
+}
+
+/// How much longer than they are written the numbers of a row may yet be printed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PrintRoom(i64);
+
+impl Default for PrintRoom {
+    fn default() -> Self {
+        Self(MAX_PRINTED_GROWTH)
+    }
+}
+
+impl PrintRoom {
+    /// Whether `jsonb` holds the number written in `text`, and prints it with its row; takes the room for that.
+    #[inline]
+    pub fn admits(&mut self, text: &[u8]) -> bool {
+        let Some(number) = Decimal::parse(text) else { return false };
+        let Some((before, after)) = number.digits_printed() else { return false };
+        let point = i64::from(after > 0);
+        let printed = i64::from(number.negative) + before + point + after;
+        let growth = (printed - text.len() as i64).max(0);
+        let fits = growth <= self.0;
+        if fits {
+            self.0 -= growth;
+        }
+        fits
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Row<'a> {
     pub raw: &'a Bytes,
     /// As far as it could be read.
     pub version: Version,
+    /// It came embedded in a message.
+    pub embedded: bool,
 }
 
 impl Row<'_> {
@@ -40,6 +42,7 @@ impl Row<'_> {
             source_id: None,
             version: self.version,
             partial: false,
+            embedded: self.embedded,
             reason,
             payload: self.raw.clone(),
         });

@@ -9,7 +9,7 @@ use compact_str::CompactString;
 
 use super::{
     json,
-    number::{Decimal, NoInteger},
+    number::{Decimal, NoInteger, PrintRoom},
     scan::{Kind, Value},
     text, time,
 };
@@ -84,16 +84,16 @@ pub(super) fn time(value: Value<'_>) -> Reading<DateTime<Utc>> {
     }
 }
 
-/// Any JSON, made fit for `jsonb`.
+/// Any JSON, made fit for `jsonb`, and whether all numbers stayed numbers.
 #[inline]
-pub(super) fn any(value: Value<'_>) -> Reading<Json> {
+pub(super) fn any(value: Value<'_>, room: &mut PrintRoom) -> Reading<(Json, bool)> {
     match value.kind {
         Kind::Null => Ok(None),
         Kind::Malformed => Err(unexpected(value.kind)),
         _ => {
             let mut text = String::with_capacity(value.raw.len());
-            json::write(value, &mut text);
-            Ok(Some(Json(text)))
+            let whole = json::write(value, room, &mut text);
+            Ok(Some((Json(text), whole)))
         }
     }
 }
