@@ -198,7 +198,8 @@ impl App {
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
                     let outcome = term.run().await;
                     service.leads(false);
-                    self.give_up(lease, keeper).await;
+                    let left_to_others = self.give_up(lease, keeper).await;
+                    rest(left_to_others, cancel).await;
                     if begun.elapsed() > REST_MOST {
                         delay = REST;
                     }

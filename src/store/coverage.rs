@@ -115,7 +115,7 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         transaction.commit().await.map_err(failed())
     }
 
@@ -135,7 +135,7 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         transaction.commit().await.map_err(failed())
     }
 

@@ -37,6 +37,26 @@ async fn one_leads_until_it_lets_go_or_falls_silent() {
     database.drop().await;
 }
 
+/// The clock of the database's machine was set back, or the database is a copy from another one.
+#[tokio::test]
+async fn a_lease_from_a_clock_that_ran_ahead_is_void() {
+    let database = Database::migrated().await;
+    let store = &database.store;
+    let first = store.acquire_lease("first").await.unwrap().unwrap();
+    let ahead = "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + interval '1 hour'";
+    store.pool().execute(ahead).await.unwrap();
+    assert_eq!(store.leader().await.unwrap(), None);
+    assert_eq!(store.status().await.unwrap().leader, None);
+    // Its holder, if it lives, has it again at the next renewal.
+    store.renew_lease(&first).await.unwrap();
+    assert_eq!(store.leader().await.unwrap().unwrap().holder, "first");
+    store.pool().execute(ahead).await.unwrap();
+    let second = store.acquire_lease("second").await.unwrap().unwrap();
+    assert!(second.epoch() > first.epoch());
+    assert_eq!(store.leader().await.unwrap().unwrap().holder, "second");
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn a_lead_ends_with_its_server() {
     let server = TestServer::start().await;

@@ -2,6 +2,7 @@
 
 mod books;
 mod coverage;
+mod hostile_role;
 mod lead;
 mod new_messages;
 mod rows;
