@@ -61,7 +61,7 @@ impl App {
         let before = self.store.recent_runs(1).await?.first().map_or(0, |run| run.id);
         let pass = name(window);
         for key in self.lines(stream, &pass).await? {
-            self.store.begin_pass(&key, window.0, Some(to), clock::now()).await?;
+            self.store.request_pass(&key, window.0, Some(to), clock::now()).await?;
         }
         let mut held = Vec::new();
         let mut moved = Instant::now();

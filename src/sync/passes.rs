@@ -87,7 +87,10 @@ impl LineTask {
                 let Some(window) = Interval::new(Some(from).max(self.wanted_from), self.floor) else {
                     continue;
                 };
-                self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
+                self.engine
+                    .store
+                    .restart_pass(&self.engine.lease, &key, window.start(), Some(window.end()), now)
+                    .await?;
                 gaps = vec![window];
             }
             let run = self.engine.start_run(self.errand.line.stream, &pass).await?;

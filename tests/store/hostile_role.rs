@@ -86,7 +86,7 @@ async fn settings_of_the_role_and_the_database_do_not_matter() {
     // A whole round: the sessions that are kept, too.
     let lease = store.acquire_lease("test").await.unwrap().unwrap();
     let key = line("date", STANDING);
-    store.begin_pass(&key, None, None, at(0)).await.unwrap();
+    store.begin_pass(&lease, &key, None, None, at(0)).await.unwrap();
     for round in 1..3 {
         let batch = Batch {
             messages: vec![message(1, Some(round), "a \\ b")],
