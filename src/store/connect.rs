@@ -154,6 +154,8 @@ pub struct ServerInfo {
     pub encoding: String,
     /// The server is a standby, which takes no writes.
     pub in_recovery: bool,
+    /// The server, the database or the role asks that nothing be written.
+    pub read_only: bool,
     /// The role may create schemas in the database.
     pub can_create: bool,
 }
@@ -180,6 +182,7 @@ impl Store {
                    current_setting('server_encoding') AS "encoding!",
                    current_database()::text AS "database!",
                    pg_is_in_recovery() AS "in_recovery!",
+                   current_setting('transaction_read_only') = 'on' AS "read_only!",
                    has_database_privilege(current_database(), 'CREATE') AS "can_create!"
             "#
         )
@@ -197,6 +200,7 @@ impl Store {
             version: row.version,
             encoding: row.encoding,
             in_recovery: row.in_recovery,
+            read_only: row.read_only,
             can_create: row.can_create,
         })
     }
@@ -268,8 +272,8 @@ fn advice(error: &sqlx::Error, options: &PgConnectOptions) -> String {
             }
             Some("42501") => format!("grant it: GRANT CONNECT ON DATABASE {database} TO {user}"),
             Some("08P01") => {
-                "a connection pooler refuses that: take what it names out of the address, use its session \
-                              mode, or name the server's own port"
+                "a connection pooler refuses that: correct user and password, take `options` out of the \
+                              address, or name the server's own port"
                     .to_owned()
             }
             Some("53300") => "the server has no connection left: lower database.max_connections, or raise \

@@ -4,6 +4,8 @@ use std::{error::Error, fmt, time::Duration};
 
 use sqlx::migrate::MigrateError;
 
+use super::schema;
+
 /// Why the store could not do what was asked.
 ///
 /// Neither messages nor `Debug` ever hold a password or a value of a mirrored row.
@@ -90,6 +92,11 @@ impl StoreError {
     /// Whether the server said nothing: the connection broke, none could be had, or no answer came in time.
     pub(super) fn is_unanswered(&self) -> bool {
         self.cause().is_some_and(|cause| cause.disconnected)
+    }
+
+    /// The schema is at version `found`, which this program does not know.
+    pub fn too_new(found: i64) -> Self {
+        Self::SchemaTooNew { found, known: schema::newest() }
     }
 
     /// Whether the server refuses the user or the password.

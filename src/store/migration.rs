@@ -49,7 +49,7 @@ impl Store {
             match self.schema_state().await? {
                 SchemaState::Current => return Ok(applied),
                 SchemaState::Newer(found) => {
-                    return Err(StoreError::SchemaTooNew { found, known: schema::newest() });
+                    return Err(StoreError::too_new(found));
                 }
                 SchemaState::Empty | SchemaState::Pending(_) => {}
             }
@@ -191,7 +191,7 @@ async fn apply_pending(session: &mut PgConnection, applied: &mut usize) -> Resul
         present.into_iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect();
     // Another program may have been at it meanwhile.
     if let SchemaState::Newer(found) = schema::compare(&present)? {
-        return Err(StoreError::SchemaTooNew { found, known: schema::newest() });
+        return Err(StoreError::too_new(found));
     }
     let pending: Vec<_> = known
         .iter()

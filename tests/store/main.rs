@@ -5,6 +5,7 @@ mod coverage;
 mod hostile_role;
 mod lead;
 mod new_messages;
+mod pgbouncer;
 mod rows;
 mod schema;
 mod sessions;

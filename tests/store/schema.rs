@@ -25,7 +25,7 @@ async fn a_new_database_is_empty_then_current() {
     assert_eq!(store.migrate().await.unwrap(), 0);
     let server = store.check_server().await.unwrap();
     assert!(server.version_num >= 140_000);
-    assert!(server.can_create && !server.in_recovery);
+    assert!(server.can_create && !server.in_recovery && !server.read_only);
     database.drop().await;
 }
 
