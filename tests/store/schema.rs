@@ -4,15 +4,19 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use heymarket_sync::store::{SchemaState, Store, StoreError};
+use heymarket_sync::store::{SchemaState, Store, StoreError, connect};
+use secrecy::SecretString;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 use crate::Database;
+use crate::support::relay::Relay;
 
 /// How long a reader may wait behind a migration: the bound on the migration's own waiting, and the time of a busy
 /// machine.
 const READER: Duration = Duration::from_secs(15);
+/// How long the silence of the server may be borne: 60 s, and the time of a busy machine.
+const SILENT: Duration = Duration::from_secs(100);
 
 #[tokio::test]
 async fn a_new_database_is_empty_then_current() {
@@ -88,6 +92,23 @@ async fn a_migration_that_waits_for_a_reader_does_not_hold_up_others() {
     reading.commit().await.unwrap();
     migration.await.unwrap().unwrap();
     assert_eq!(database.store.schema_state().await.unwrap(), SchemaState::Current);
+    database.drop().await;
+}
+
+/// The server never gets the statement, or its answer is lost: another session sees that it is not at work.
+#[tokio::test]
+async fn a_migration_whose_session_falls_silent_is_given_up() {
+    let database = Database::empty().await;
+    migrate_to(7, database.held.url()).await;
+    let relay = Relay::to(database.held.url()).await;
+    let store = connect(&SecretString::from(relay.url(database.held.url())), 4).await.unwrap();
+    relay.swallow(Some("ALTER TABLE heymarket.conversations"));
+    let error = tokio::time::timeout(SILENT, store.migrate()).await.expect("an end").unwrap_err();
+    assert!(matches!(error, StoreError::Migrate { .. }) && error.is_transient(), "{error:?}");
+    relay.swallow(None);
+    store.migrate().await.unwrap();
+    assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
+    store.close().await;
     database.drop().await;
 }
 
