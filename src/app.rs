@@ -20,7 +20,7 @@ use crate::config::{Database, Settings};
 use crate::crash::{self, CrashPoint};
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
-use crate::store::{self, Holder, LEASE_POLL, Lease, SchemaState, Store, StoreError};
+use crate::store::{self, Holder, LEASE_POLL, Lease, Reread, SchemaState, Store, StoreError};
 use crate::sync::progress::Progress;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
@@ -35,6 +35,8 @@ const TAKE_UP: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(1);
 /// The longest rest; it doubles with each term that trying again at once did not help.
 const REST_MOST: Duration = Duration::from_secs(60);
+/// How often a daemon looks whether a newer program has changed the schema.
+const SCHEMA_LOOK: Duration = Duration::from_secs(2);
 /// Errors of one outage of the database that are told in the log.
 const TOLD_MOST: usize = 8;
 /// How long HTTP clients may take for the rest of their requests once the daemon stops.
@@ -104,7 +106,10 @@ impl App {
         };
         let opened = async {
             let Database { max_connections, synchronous_commit, .. } = settings.database;
-            let store = store::connect(&url, max_connections).await?.synchronous_commit(synchronous_commit);
+            let file = settings.database.url_file.clone();
+            let again = file.map(|file| -> Reread { Arc::new(move || file.read().ok()) });
+            let store = store::connect_rereading(&url, max_connections, again).await?;
+            let store = store.synchronous_commit(synchronous_commit);
             store.check_server().await?;
             Ok::<_, AppError>(store)
         };
@@ -134,8 +139,14 @@ impl App {
     }
 
     /// Applies the schema where it is behind. A schema newer than this program is refused.
-    pub async fn migrate(&self) -> Result<usize, AppError> {
-        Ok(self.bring_up_to_date().await?)
+    ///
+    /// # Errors
+    /// [`SyncError::Stopped`] where it is cancelled before: a migration may wait for others for long.
+    pub async fn migrate(&self, cancel: &CancellationToken) -> Result<usize, AppError> {
+        tokio::select! {
+            applied = self.bring_up_to_date() => Ok(applied?),
+            () = cancel.cancelled() => Err(SyncError::Stopped.into()),
+        }
     }
 
     async fn bring_up_to_date(&self) -> Result<usize, StoreError> {
@@ -151,7 +162,7 @@ impl App {
 
     /// Catches up once with `streams` (none: all that are enabled).
     pub async fn sync(&self, streams: &[Stream], cancel: &CancellationToken) -> Result<(), AppError> {
-        self.migrate().await?;
+        self.migrate(cancel).await?;
         let client = Client::new(&self.settings.api)?;
         loop {
             let lease = self.wait_for_lead(cancel).await?;
@@ -167,12 +178,53 @@ impl App {
 
     /// The daemon: serves HTTP, stands by for the lead, and keeps the mirror current while leading. Returns when
     /// cancelled. `listening` is told the address of the HTTP server.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`] where a newer program brings the schema to its version meanwhile: the lead is given
+    /// up, and a newer program is to be started in place of this one.
     pub async fn run(
         &self,
         cancel: &CancellationToken,
         listening: impl FnOnce(SocketAddr),
     ) -> Result<(), AppError> {
-        self.migrate().await?;
+        match self.migrate(cancel).await {
+            Err(AppError::Sync(SyncError::Stopped)) => return Ok(()),
+            migrated => drop(migrated?),
+        }
+        let stop = cancel.child_token();
+        let outgrown = async {
+            let error = self.outgrown().await;
+            // Whatever is under way ends as at a signal.
+            stop.cancel();
+            error
+        };
+        let mut outgrown = std::pin::pin!(outgrown);
+        let mut working = std::pin::pin!(self.work(&stop, listening));
+        let mut error = None;
+        loop {
+            tokio::select! {
+                worked = &mut working => return worked.and(error.map_or(Ok(()), |error| Err(AppError::Store(error)))),
+                too_new = &mut outgrown, if error.is_none() => error = Some(too_new),
+            }
+        }
+    }
+
+    /// Returns once the schema is newer than this program: its statements may do harm there.
+    async fn outgrown(&self) -> StoreError {
+        loop {
+            tokio::time::sleep(SCHEMA_LOOK).await;
+            // What else may be wrong with the database is found out by those who use it.
+            if let Ok(SchemaState::Newer(found)) = self.store.schema_state().await {
+                return StoreError::too_new(found);
+            }
+        }
+    }
+
+    async fn work(
+        &self,
+        cancel: &CancellationToken,
+        listening: impl FnOnce(SocketAddr),
+    ) -> Result<(), AppError> {
         let client = Client::new(&self.settings.api)?;
         let service = Service::new(self.store.clone(), Arc::clone(&self.progress), client.availability());
         let (address, mut server) =
@@ -198,7 +250,8 @@ impl App {
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
                     let outcome = term.run().await;
                     service.leads(false);
-                    self.give_up(lease, keeper).await;
+                    let left_to_others = self.give_up(lease, keeper).await;
+                    rest(left_to_others, cancel).await;
                     if begun.elapsed() > REST_MOST {
                         delay = REST;
                     }
@@ -221,6 +274,8 @@ impl App {
                     standing_by = true;
                     rest(LEASE_POLL, cancel).await;
                 }
+                // Told by the program's end.
+                Err(StoreError::SchemaTooNew { .. }) => rest(REST, cancel).await,
                 // A daemon that has begun outlives whatever befalls the database: a password that is rotated, a
                 // database that is made anew, a role that loses its rights. Whoever mends that need not restart it.
                 Err(error) => {

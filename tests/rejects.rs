@@ -98,7 +98,7 @@ async fn a_refused_row_is_set_aside_alone_and_byte_for_byte() {
         let row = |id| contact(id, 1, if bad.contains(&id) { &long } else { "15550100" });
         let all: Vec<String> = (1..=rows).map(row).collect();
         let key = LineKey { stream: Stream::Contacts, line: "updated".into(), pass: STANDING.into() };
-        mirror.store.begin_pass(&key, None, None, at(0)).await.unwrap();
+        mirror.store.begin_pass(&mirror.lease, &key, None, None, at(0)).await.unwrap();
         let proof = Interval::new(Some(at(0)), at(9)).unwrap();
         let mut batch = Batch { proofs: vec![(key.clone(), proof)], ..Batch::default() };
         batch.tallies.push(Tally { run, requests: 1, rows_read: rows, rejected: 0 });
@@ -355,8 +355,8 @@ async fn a_page_set_aside_is_one_reject_until_its_interval_is_held() {
         let batch = Batch { pages, ..Batch::default() };
         mirror.store.commit(&mirror.lease, &batch).await.unwrap()
     };
-    mirror.store.begin_pass(&key(STANDING), None, None, at(0)).await.unwrap();
-    mirror.store.begin_pass(&key("recheck"), Some(at(0)), Some(at(100)), at(0)).await.unwrap();
+    mirror.store.begin_pass(&mirror.lease, &key(STANDING), None, None, at(0)).await.unwrap();
+    mirror.store.begin_pass(&mirror.lease, &key("recheck"), Some(at(0)), Some(at(100)), at(0)).await.unwrap();
     set_aside(vec![unreadable(STANDING, 50, vec![b'['; 10])]).await;
     let body: Vec<u8> = (0..100_000_u32).map(|byte| byte as u8).collect();
     let pages = vec![unreadable(STANDING, 60, body.clone()), unreadable("recheck", 70, b"[".to_vec())];

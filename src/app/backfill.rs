@@ -57,11 +57,11 @@ impl App {
         if window.0.is_some_and(|from| from >= to) {
             return Err(AppError::Unsettled(self.settings.sync.settle_margin));
         }
-        self.migrate().await?;
+        self.migrate(cancel).await?;
         let before = self.store.recent_runs(1).await?.first().map_or(0, |run| run.id);
         let pass = name(window);
         for key in self.lines(stream, &pass).await? {
-            self.store.begin_pass(&key, window.0, Some(to), clock::now()).await?;
+            self.store.request_pass(&key, window.0, Some(to), clock::now()).await?;
         }
         let mut held = Vec::new();
         let mut moved = Instant::now();

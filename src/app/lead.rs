@@ -15,6 +15,11 @@ use super::{App, AppError, rest};
 
 /// How long `sync` waits for the lead.
 pub(super) const LEAD_WAIT: Duration = Duration::from_secs(30);
+/// How long the database may say nothing to writes, while it lets the lead be renewed, until the lead is given up: a
+/// transaction may take a minute, and the next is on a new session.
+const WRITES_SILENT: Duration = Duration::from_secs(75);
+/// How long a leader that gave up leaves the lead to others, each of which looks every [`LEASE_POLL`].
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(2);
 
 impl App {
     /// Takes the lead if it is free. The schema is looked at before: since this process looked last, a newer program
@@ -44,22 +49,31 @@ impl App {
         }
     }
 
-    pub(super) async fn give_up(&self, lease: Lease, keeper: Keeper) {
+    /// Ends a term: gives the lead back. Returns how long it should be left to others.
+    pub(super) async fn give_up(&self, lease: Lease, keeper: Keeper) -> Duration {
         keeper.task.abort();
+        if keeper.gave_up.is_cancelled() {
+            return LEFT_TO_OTHERS;
+        }
         // Whoever comes next waits for the lease to expire where this fails.
         if let Err(error) = self.store.release_lease(&lease).await {
             warn!(error = telemetry::chain(&error), "the lead could not be given up; it expires by itself");
         }
+        Duration::ZERO
     }
 }
 
-/// Renews the lease, and cancels the term when it is lost.
+/// Renews the lease, and cancels the term when it is lost, or when the lead is of no use: then it gives it up at once,
+/// while the term may still wait for its last statement.
 pub(super) struct Keeper {
     task: JoinHandle<()>,
+    gave_up: CancellationToken,
 }
 
 impl Keeper {
     pub(super) fn spawn(store: Store, lease: Lease, cancel: CancellationToken) -> Self {
+        let gave_up = CancellationToken::new();
+        let given_up = gave_up.clone();
         let task = tokio::spawn(async move {
             let mut renewed = Instant::now();
             let mut told = false;
@@ -72,6 +86,19 @@ impl Keeper {
                         }
                         told = false;
                         renewed = Instant::now();
+                        let Some(silent) = store.silent_for().filter(|silent| *silent > WRITES_SILENT) else {
+                            continue;
+                        };
+                        warn!(
+                            seconds = silent.as_secs(),
+                            "the database renews the lead and does not answer writes; giving the lead up for another \
+                             process to try"
+                        );
+                        given_up.cancel();
+                        // It expires by itself where this fails.
+                        let _ = tokio::time::timeout(LEASE_TTL, store.release_lease(&lease)).await;
+                        cancel.cancel();
+                        return;
                     }
                     Ok(Err(StoreError::LeadLost)) => {
                         warn!("the lead was lost to another process");
@@ -91,6 +118,6 @@ impl Keeper {
                 }
             }
         });
-        Self { task }
+        Self { task, gave_up }
     }
 }

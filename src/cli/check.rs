@@ -74,6 +74,15 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
         return verdicts
             .bad("database", &format!("{version}, a standby that takes no writes; name the primary"));
     }
+    if server.read_only {
+        return verdicts.bad(
+            "database",
+            &format!(
+                "{version}, where this role writes nothing: default_transaction_read_only is on for the server, the \
+                 database or the role (ALTER ROLE or ALTER DATABASE ... RESET default_transaction_read_only)"
+            ),
+        );
+    }
     verdicts.good("database", &version);
     match app.store.schema_state().await {
         Ok(SchemaState::Current) => verdicts.good("schema", "current"),

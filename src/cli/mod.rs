@@ -186,7 +186,7 @@ fn load(cli: &Cli) -> Result<Loaded, CliError> {
 
 async fn migrate(settings: Settings, cancel: CancellationToken) -> Result<(), CliError> {
     let app = App::open(settings, "migrate", &cancel).await?;
-    let applied = app.migrate().await;
+    let applied = app.migrate(&cancel).await;
     app.close().await;
     match applied? {
         0 => println!("the schema is current"),

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use toml::Value;
 
 use super::{
-    Api, Database, Embedded, Http, Log, Settings, StreamSettings, Streams, Sync,
+    Api, Database, Embedded, Http, Log, SecretSource, Settings, StreamSettings, Streams, Sync,
     error::ConfigError,
     reader::Reader,
     secret,
@@ -69,8 +69,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         max_body: reader.body_size("api.max_body"),
     };
     let (url, url_file) = reader.database_url().unzip();
+    let url_file = url_file.flatten();
     let database = Database {
         url,
+        url_file: url_file.clone().map(SecretSource::File),
         max_connections: reader.integer("database.max_connections", 2..=100),
         synchronous_commit: reader.boolean("database.synchronous_commit"),
     };
@@ -100,7 +102,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             origin: given.origin.clone(),
         })
         .collect();
-    if let (Some(url), Some(Some(path))) = (&database.url, url_file)
+    if let (Some(url), Some(path)) = (&database.url, url_file)
         && let Some(shown) = shown.iter_mut().find(|shown| shown.key == "database.url")
     {
         shown.value = Value::String(secret::hide_in_url(url.expose_secret()));

@@ -78,6 +78,8 @@ pub enum SecretSource {
 pub struct Database {
     /// `None`: the embedded PostgreSQL.
     pub url: Option<SecretString>,
+    /// The file that `url` was read from; read again when the server refuses the login.
+    pub url_file: Option<SecretSource>,
     pub max_connections: u32,
     /// Whether each transaction with rows waits until it is on disk.
     pub synchronous_commit: bool,

@@ -4,6 +4,7 @@
 mod api;
 mod metrics;
 mod reach;
+mod server;
 mod status;
 
 use std::fmt::Write as _;
@@ -128,7 +129,7 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Resul
     }
 }
 
-/// Serves until cancelled. Port 0 takes a free one; the address in use comes back.
+/// Serves until cancelled, with bounds on connections ([`server`]). Port 0 takes a free one; the address in use comes back.
 pub async fn serve(
     address: SocketAddr,
     service: Service,
@@ -145,11 +146,7 @@ pub async fn serve(
         .route("/status", get(status_page))
         .route("/metrics", get(async move || metrics::page(&exporter, &metrics_service).await))
         .with_state(service);
-    let server = tokio::spawn(async move {
-        // Accept errors are retried inside; the future ends with the token.
-        let _ = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await;
-    });
-    Ok((address, server))
+    Ok((address, tokio::spawn(server::serve(listener, router, cancel))))
 }
 
 async fn readyz(State(service): State<Service>) -> Response {

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
 use crate::{api::model::Stream, clock, telemetry};
 
@@ -20,6 +22,8 @@ struct State {
     since: HashMap<Write, DateTime<Utc>>,
     /// Why the last one did that failed.
     error: String,
+    /// When the first of those writes of each kind began that the server said nothing to, since it said something.
+    silent: HashMap<Write, Instant>,
 }
 
 /// What is written. One may succeed while another fails: on a full disk the lease still has room.
@@ -45,6 +49,13 @@ impl Store {
         Some(Outage { since: *since, error: state.error.clone() })
     }
 
+    /// For how long the server has said nothing to writes of rows of some stream, not even an error, in this lead. It
+    /// may answer others, such as renewals of the lead, all the while.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let state = self.availability.locked();
+        state.silent.values().min().map(Instant::elapsed)
+    }
+
     /// Forgets the outage: another process writes now.
     pub fn forget_outage(&self) {
         *self.availability.locked() = State::default();
@@ -66,6 +77,21 @@ impl Availability {
                 state.error = telemetry::chain(error);
             }
         }
+    }
+
+    /// The same, of a write that began then.
+    pub fn note_since<T>(&self, write: Write, begun: Instant, outcome: &Result<T, StoreError>) {
+        self.note(write, outcome);
+        let mut state = self.locked();
+        match outcome {
+            Err(error) if error.is_unanswered() => drop(state.silent.entry(write).or_insert(begun)),
+            _ => drop(state.silent.remove(&write)),
+        }
+    }
+
+    /// Forgets how long writes have met with silence: that was another lead's.
+    pub fn begin_lead(&self) {
+        self.locked().silent.clear();
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::Instant;
 
 use crate::crash::{self, CrashPoint};
 use crate::interval::Interval;
@@ -25,7 +26,7 @@ const BEGIN_ASYNCHRONOUS: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOC
 
 /// How long a transaction may take, all attempts to find what PostgreSQL refuses included. A server whose machine has
 /// vanished sends nothing any more, not even an end of the connection.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of rows that one statement carries, or one row: it is in memory twice more while it is sent.
 const STATEMENT_BYTES: usize = 1024 * 1024;
 
@@ -65,6 +66,7 @@ impl Store {
     /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`], which end the lead; [`StoreError::is_transient`]
     /// errors may be tried again; that it took too long (a minute) is among them.
     pub async fn commit(&self, lease: &Lease, batch: &Batch) -> Result<Committed, StoreError> {
+        let begun = Instant::now();
         let writing = async {
             match self.write(self.fastest(), lease, batch).await {
                 Err(error) if error.is_data() || error.is_duplicate() => {
@@ -75,10 +77,14 @@ impl Store {
         };
         let outcome = match tokio::time::timeout(COMMIT_TIMEOUT, writing).await {
             Ok(outcome) => outcome,
-            Err(late) => Err(StoreError::query("writing rows")(sqlx::Error::Io(late.into()))),
+            Err(_) => {
+                // The others go the same way.
+                self.writing.end();
+                Err(StoreError::unanswered("writing rows", COMMIT_TIMEOUT))
+            }
         };
         if let Some(stream) = batch.stream() {
-            self.availability.note(Write::Rows(stream), &outcome);
+            self.availability.note_since(Write::Rows(stream), begun, &outcome);
         }
         outcome
     }
@@ -98,8 +104,8 @@ impl Store {
         let begun = || StoreError::query("beginning a transaction");
         // Never closed: a turn is missing only then.
         let _turn = self.turns.acquire().await.ok();
-        let mut connection = self.writing.session().await.map_err(begun())?;
-        let mut transaction = connection.begin_with(self.begin_rows()).await.map_err(begun())?;
+        let mut session = self.writing.session().await.map_err(begun())?;
+        let mut transaction = session.connection().begin_with(self.begin_rows()).await.map_err(begun())?;
         let stamp = self.stamps.take(&mut transaction).await?;
         let contradictions = contradictions::note(&mut transaction, &batch.sighted).await?;
         let (mut written, refused, landed) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
@@ -118,15 +124,15 @@ impl Store {
             coverage::prove(&mut transaction, key, &intervals).await?;
         }
         crash::pass(CrashPoint::BeforeLeaseCheck);
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         stamp.check(&mut transaction).await?;
         crash::pass(CrashPoint::BeforeCommit);
         transaction.commit().await.map_err(StoreError::query("committing rows and their proof"))?;
         if batch.bytes() > STATEMENT_BYTES {
             // It would keep buffers for the largest statement that it ever sent.
-            connection.shrink_buffers();
+            session.connection().shrink_buffers();
         }
-        self.writing.keep(connection);
+        self.writing.keep(session);
         Ok(written)
     }
 }

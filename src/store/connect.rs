@@ -4,7 +4,7 @@ use std::{io, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection,
+    ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::sync::Semaphore;
@@ -13,29 +13,24 @@ use crate::api::model::Stream;
 
 use super::{
     Store, StoreError,
+    address::{self, Address},
     availability::{Availability, Write},
     error::Cause,
     kept::Kept,
+    sessions::Sessions,
+    settings,
     settled::Stamps,
 };
+
+pub use super::address::Reread;
 
 /// How long one connection may take to be made, or to be had from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The oldest PostgreSQL that has multiranges.
 const OLDEST_SERVER: i32 = 140_000;
 
-/// Settings of every session. A frozen process must not hold rows against its successor, and a
-/// vanished one must not hold its session; over Unix sockets the server ignores the TCP settings.
-/// Compiling a plan costs more than the lookups that it speeds up.
-const SESSION: [(&str, &str); 7] = [
-    ("idle_in_transaction_session_timeout", "2s"),
-    ("lock_timeout", "3s"),
-    ("statement_timeout", "60s"),
-    ("jit", "off"),
-    ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "2"),
-    ("tcp_keepalives_count", "3"),
-];
+/// How long a session of the pool may take to say that it can be used.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects to the database at `url` (`postgres://user:password@host:port/database`), with at most
 /// `max_connections` connections (2 or more), made as they are needed. One for each stream, but half of them at most,
@@ -43,15 +38,37 @@ const SESSION: [(&str, &str); 7] = [
 /// the size of a batch. Of three or more, the leader keeps one for what it asks all the time.
 ///
 /// # Errors
-/// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Connect`] with what to do otherwise.
+/// [`StoreError::Address`] where `url` cannot be read; [`StoreError::Pooled`] where a connection pooler leads each
+/// transaction to another session; [`StoreError::Connect`] with what to do otherwise.
 pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, StoreError> {
-    let options = options(url)?;
-    reach(&options).await?;
-    let availability = Availability::default();
+    connect_rereading(url, max_connections, None).await
+}
+
+/// The same; `again` reads the address again where the server refuses the login, now or at any later connection.
+///
+/// # Errors
+/// As of [`connect`].
+pub async fn connect_rereading(
+    url: &SecretString,
+    max_connections: u32,
+    again: Option<Reread>,
+) -> Result<Store, StoreError> {
+    let mut url = url.clone();
+    let mut options = options(&url)?;
+    let mut reached = reach(&options).await;
+    if let (Err(error), Some(again)) = (&reached, &again)
+        && error.refuses_login()
+        && let Some(other) = address::read(again).await
+    {
+        (url, options) = (other.url, other.options);
+        reached = reach(&options).await;
+    }
+    reached?;
     let pool = |connections: u32| {
         PgPoolOptions::new()
             .max_connections(connections.max(1))
             .acquire_timeout(CONNECT_TIMEOUT)
+            .after_connect(|session, _| Box::pin(settings::set(session)))
             // Instead of a ping. A session that was left on a server that takes no more writes (after a failover, or
             // a change of its defaults) is closed, so that the next one is made where the address leads now.
             .test_before_acquire(false)
@@ -60,7 +77,8 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
                     let read_only = sqlx::query_scalar!(
                         r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
                     );
-                    Ok(matches!(read_only.fetch_one(session).await, Ok(false)))
+                    let told = tokio::time::timeout(CHECK_TIMEOUT, read_only.fetch_one(session)).await;
+                    Ok(matches!(told, Ok(Ok(false))))
                 })
             })
             .connect_lazy_with(options.clone())
@@ -68,6 +86,9 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
     let writers = (max_connections / 2).clamp(1, Stream::ALL.len() as u32);
     let others = max_connections.saturating_sub(writers);
     let (pool, writer) = (pool(others), pool(writers));
+    let address = again.map(|again| Arc::new(Address::new(url, again, [pool.clone(), writer.clone()])));
+    let sessions = |pool| Sessions::of(pool, address.clone());
+    let (pool, writer) = (sessions(pool), sessions(writer));
     let asking = Kept::of(pool.clone(), usize::from(others > 1));
     let writing = Kept::of(writer.clone(), writers as usize);
     let turns = Arc::new(Semaphore::new(writers as usize));
@@ -78,7 +99,7 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Store, 
         asking,
         writing,
         turns,
-        availability,
+        availability: Availability::default(),
         stamps: Stamps::default(),
         over_unix_socket,
         synchronous_commit: false,
@@ -90,21 +111,39 @@ pub(super) fn is_unix_socket(options: &PgConnectOptions) -> bool {
     options.get_socket().is_some() || options.get_host().starts_with('/')
 }
 
-/// Makes one connection and ends it. The pool retries a refused connection until it only has a timeout to report;
-/// this gives the reason.
+/// Makes connections and ends them: one as every session is, and one more to see whether sessions are our own. The pool
+/// retries a refused connection until it only has a timeout to report; this gives the reason.
 async fn reach(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let trying = async {
+        let mut first = session(options).await?;
+        let mut second = session(options).await?;
+        let pooled = settings::is_pooled(&mut first, &mut second).await;
+        // Whether the ends are acknowledged is of no interest.
+        let _ = futures::join!(first.close(), second.close());
+        pooled
+    };
     let failed =
         |source: Cause, advice: String| StoreError::Connect { target: target(options), advice, source };
-    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-        Ok(Ok(connection)) => connection.close().await.map_err(|error| {
-            failed(Cause::from(error), "the server closed the session at once; see its log".to_owned())
-        }),
+    match tokio::time::timeout(CONNECT_TIMEOUT, trying).await {
+        Ok(Ok(false)) => Ok(()),
+        Ok(Ok(true)) => Err(StoreError::Pooled { target: target(options) }),
         Ok(Err(error)) => {
             let advice = advice(&error, options);
             Err(failed(Cause::from(error), advice))
         }
-        Err(_) => Err(failed(Cause::timed_out(CONNECT_TIMEOUT), "check host, port and firewall".to_owned())),
+        Err(_) => Err(failed(
+            Cause::timed_out(CONNECT_TIMEOUT),
+            "check host, port and firewall, and that a connection pooler there has a server connection left"
+                .to_owned(),
+        )),
     }
+}
+
+/// A session of its own, with the settings that every session has.
+pub(super) async fn session(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
+    let mut session = options.connect().await?;
+    settings::set(&mut session).await?;
+    Ok(session)
 }
 
 /// What is known of the server and of the role's rights.
@@ -117,6 +156,8 @@ pub struct ServerInfo {
     pub encoding: String,
     /// The server is a standby, which takes no writes.
     pub in_recovery: bool,
+    /// The server, the database or the role asks that nothing be written.
+    pub read_only: bool,
     /// The role may create schemas in the database.
     pub can_create: bool,
 }
@@ -124,7 +165,7 @@ pub struct ServerInfo {
 impl Store {
     /// Whether a connection can be made now, and why not; an error counts as an outage.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let reached = reach(&self.pool.connect_options()).await;
+        let reached = reach(&self.pool().connect_options()).await;
         if reached.is_err() {
             self.availability.note(Write::Lease, &reached);
         }
@@ -143,6 +184,7 @@ impl Store {
                    current_setting('server_encoding') AS "encoding!",
                    current_database()::text AS "database!",
                    pg_is_in_recovery() AS "in_recovery!",
+                   current_setting('transaction_read_only') = 'on' AS "read_only!",
                    has_database_privilege(current_database(), 'CREATE') AS "can_create!"
             "#
         )
@@ -160,12 +202,14 @@ impl Store {
             version: row.version,
             encoding: row.encoding,
             in_recovery: row.in_recovery,
+            read_only: row.read_only,
             can_create: row.can_create,
         })
     }
 }
 
-fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+/// How to connect to `url`. Settings of the session are no part of it: a connection pooler refuses those.
+pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
     let url = url.expose_secret();
     if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
         return Err(StoreError::Address { reason: "it does not begin with postgres://".to_owned() });
@@ -178,7 +222,7 @@ fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
     })?;
     Ok(options
         .application_name("heymarket-sync")
-        .options(SESSION)
+        .extra_float_digits(None)
         // Statements are long and slow ones are expected while history is filled.
         .disable_statement_logging())
 }
@@ -229,6 +273,11 @@ fn advice(error: &sqlx::Error, options: &PgConnectOptions) -> String {
                 )
             }
             Some("42501") => format!("grant it: GRANT CONNECT ON DATABASE {database} TO {user}"),
+            Some("08P01") => {
+                "a connection pooler refuses that: correct user and password, take `options` out of the \
+                              address, or name the server's own port"
+                    .to_owned()
+            }
             Some("53300") => "the server has no connection left: lower database.max_connections, or raise \
                               max_connections of the server"
                 .to_owned(),
@@ -264,11 +313,11 @@ mod tests {
     }
 
     #[test]
-    fn the_session_settings_join_those_of_the_address() {
+    fn nothing_but_the_address_names_startup_options() {
+        let options = parsed("postgres://sync@localhost/mirror");
+        assert_eq!(options.get_options(), None);
         let options = parsed("postgres://sync@localhost/mirror?options=-c%20work_mem%3D8MB");
-        let text = options.get_options().unwrap();
-        assert!(text.starts_with("-c work_mem=8MB "), "{text}");
-        assert!(text.contains("-c lock_timeout=3s"), "{text}");
+        assert_eq!(options.get_options(), Some("-c work_mem=8MB"));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Store {
         for believed in self.pass(key).await?.into_iter().flat_map(|state| state.believed) {
             if found.iter().any(|found| believed.contains(found.place)) {
                 withdrawn.extend(
-                    self.withdraw(key, believed, "a row turned up where the line was believed to end")
+                    self.withdraw(lease, key, believed, "a row turned up where the line was believed to end")
                         .await?,
                 );
             }
@@ -114,7 +114,7 @@ impl Store {
             return Ok(withdrawn);
         };
         for around in around(&found) {
-            withdrawn.extend(self.withdraw(key, around, "rows turned up that were not held").await?);
+            withdrawn.extend(self.withdraw(lease, key, around, "rows turned up that were not held").await?);
         }
         let mut transaction = self.pool.begin().await.map_err(failed())?;
         sqlx::query!(
@@ -138,7 +138,7 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         transaction.commit().await.map_err(failed())?;
         Ok(withdrawn)
     }

@@ -33,15 +33,44 @@ impl Store {
     /// `started_at`. Only the standing pass takes the wanted window anew. Returns the row.
     ///
     /// # Errors
-    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds.
+    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds; [`StoreError::LeadLost`] and
+    /// [`StoreError::ServerRestarted`].
     pub async fn begin_pass(
+        &self,
+        lease: &Lease,
+        key: &LineKey,
+        wanted_from: Option<DateTime<Utc>>,
+        wanted_to: Option<DateTime<Utc>>,
+        started_at: DateTime<Utc>,
+    ) -> Result<PassState, StoreError> {
+        self.begin(Some(lease), key, (wanted_from, wanted_to), started_at).await
+    }
+
+    /// The same, of a pass that another process is to walk: the lead is not needed. Not for the standing pass.
+    ///
+    /// # Errors
+    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds.
+    pub async fn request_pass(
         &self,
         key: &LineKey,
         wanted_from: Option<DateTime<Utc>>,
         wanted_to: Option<DateTime<Utc>>,
         started_at: DateTime<Utc>,
     ) -> Result<PassState, StoreError> {
+        debug_assert_ne!(key.pass, STANDING, "the standing pass is the leader's");
+        self.begin(None, key, (wanted_from, wanted_to), started_at).await
+    }
+
+    async fn begin(
+        &self,
+        lease: Option<&Lease>,
+        key: &LineKey,
+        (wanted_from, wanted_to): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
+        started_at: DateTime<Utc>,
+    ) -> Result<PassState, StoreError> {
+        let failed = || StoreError::query("beginning a pass");
         check_window(key, wanted_from, wanted_to)?;
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
         sqlx::query!(
             "INSERT INTO heymarket_sync.coverage AS held (stream, line, pass, wanted, started_at)
              VALUES ($1, $2, $3, tstzrange($4, $5), $6)
@@ -55,9 +84,13 @@ impl Store {
             started_at,
             STANDING,
         )
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(StoreError::query("beginning a pass"))?;
+        .map_err(failed())?;
+        if let Some(lease) = lease {
+            lease::check(&mut *transaction, lease).await?;
+        }
+        transaction.commit().await.map_err(failed())?;
         // Absent only where another process ended the pass in between.
         Ok(self.pass(key).await?.unwrap_or(PassState {
             started_at,
@@ -71,16 +104,20 @@ impl Store {
     /// Begins the pass again with nothing covered: a new round of a recheck.
     ///
     /// # Errors
-    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds.
+    /// [`StoreError::EmptyWindow`] where nothing lies between the wanted bounds; [`StoreError::LeadLost`] and
+    /// [`StoreError::ServerRestarted`].
     pub async fn restart_pass(
         &self,
+        lease: &Lease,
         key: &LineKey,
         wanted_from: Option<DateTime<Utc>>,
         wanted_to: Option<DateTime<Utc>>,
         started_at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
+        let failed = || StoreError::query("beginning a pass again");
         check_window(key, wanted_from, wanted_to)?;
         debug_assert_ne!(key.pass, STANDING, "the standing pass shrinks by withdrawals alone");
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
         sqlx::query!(
             "INSERT INTO heymarket_sync.coverage (stream, line, pass, wanted, started_at)
              SELECT $1, $2, $3, tstzrange($4, $5), $6 WHERE $3 <> $7
@@ -94,9 +131,11 @@ impl Store {
             started_at,
             STANDING,
         )
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(StoreError::query("beginning a pass again"))?;
+        .map_err(failed())?;
+        lease::check(&mut *transaction, lease).await?;
+        transaction.commit().await.map_err(failed())?;
         crash::pass(CrashPoint::RecheckRestarted);
         Ok(())
     }
@@ -118,7 +157,7 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         transaction.commit().await.map_err(failed())
     }
 
@@ -138,7 +177,7 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         transaction.commit().await.map_err(failed())
     }
 
@@ -184,12 +223,18 @@ impl Store {
 
     /// Takes back what was proved of `interval`, with the reason in the log, and returns what that was,
     /// newest first. Rows stay; they are read again.
+    ///
+    /// # Errors
+    /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`].
     pub async fn withdraw(
         &self,
+        lease: &Lease,
         key: &LineKey,
         interval: Interval,
         reason: &str,
     ) -> Result<Vec<Interval>, StoreError> {
+        let failed = || StoreError::query("withdrawing coverage");
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
         let rows = sqlx::query!(
             r#"
             WITH held AS (
@@ -215,9 +260,11 @@ impl Store {
             interval.start(),
             interval.end(),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *transaction)
         .await
-        .map_err(StoreError::query("withdrawing coverage"))?;
+        .map_err(failed())?;
+        lease::check(&mut *transaction, lease).await?;
+        transaction.commit().await.map_err(failed())?;
         let withdrawn: Vec<_> =
             rows.into_iter().filter_map(|row| Interval::new(row.start, row.end)).collect();
         for part in &withdrawn {
@@ -250,13 +297,18 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
+        lease::check(&mut *transaction, lease).await?;
         transaction.commit().await.map_err(failed())
     }
 
     /// Notes that a test has just confirmed the reading of the API that the line rests on: what is covered now
     /// is not withdrawn by [`Store::withdraw_unconfirmed`].
-    pub async fn confirm(&self, key: &LineKey) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::LeadLost`] and [`StoreError::ServerRestarted`].
+    pub async fn confirm(&self, lease: &Lease, key: &LineKey) -> Result<(), StoreError> {
+        let failed = || StoreError::query("confirming coverage");
+        let mut transaction = self.pool.begin().await.map_err(failed())?;
         sqlx::query!(
             "UPDATE heymarket_sync.coverage SET confirmed = covered
              WHERE stream = $1 AND line = $2 AND pass = $3 AND confirmed <> covered",
@@ -264,16 +316,18 @@ impl Store {
             key.line,
             key.pass,
         )
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(StoreError::query("confirming coverage"))?;
-        Ok(())
+        .map_err(failed())?;
+        lease::check(&mut *transaction, lease).await?;
+        transaction.commit().await.map_err(failed())
     }
 
     /// Takes back what was proved since [`Store::confirm`], with the reason in the log, and returns what that
     /// was, newest first.
     pub async fn withdraw_unconfirmed(
         &self,
+        lease: &Lease,
         key: &LineKey,
         reason: &str,
     ) -> Result<Vec<Interval>, StoreError> {
@@ -293,7 +347,7 @@ impl Store {
         .map_err(StoreError::query("reading unconfirmed coverage"))?;
         let mut withdrawn = Vec::new();
         for part in rows.into_iter().filter_map(|row| Interval::new(row.start, row.end)) {
-            withdrawn.extend(self.withdraw(key, part, reason).await?);
+            withdrawn.extend(self.withdraw(lease, key, part, reason).await?);
         }
         Ok(withdrawn)
     }

@@ -1,8 +1,10 @@
 //! What can go wrong with the database, and what may be done about it.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
 use sqlx::migrate::MigrateError;
+
+use super::schema;
 
 /// Why the store could not do what was asked.
 ///
@@ -19,6 +21,13 @@ pub enum StoreError {
         advice: String,
         source: Cause,
     },
+
+    #[error(
+        "a connection pooler at {target} leads each transaction to another session of the server (transaction or \
+         statement pooling), where settings and prepared statements of the session are lost; have it pool sessions (for \
+         PgBouncer: pool_mode=session of this database), or name the server's own port"
+    )]
+    Pooled { target: String },
 
     #[error(
         "PostgreSQL {version} is too old: version 14 or newer is needed; upgrade the server or name another one"
@@ -81,6 +90,26 @@ impl StoreError {
         move |error| Self::Query { doing, source: Cause::from(error) }
     }
 
+    /// What was being done was not done within `bound`, and the server said nothing.
+    pub(super) fn unanswered(doing: &'static str, bound: Duration) -> Self {
+        Self::Query { doing, source: Cause::timed_out(bound) }
+    }
+
+    /// Whether the server said nothing: the connection broke, none could be had, or no answer came in time.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.cause().is_some_and(|cause| cause.disconnected)
+    }
+
+    /// The schema is at version `found`, which this program does not know.
+    pub fn too_new(found: i64) -> Self {
+        Self::SchemaTooNew { found, known: schema::newest() }
+    }
+
+    /// Whether the server refuses the user or the password.
+    pub(super) fn refuses_login(&self) -> bool {
+        self.sqlstate().is_some_and(is_login_state)
+    }
+
     /// Whether the same may succeed if it is tried again: connections lost, locks and serialization, a stamp that the
     /// mark has passed, a server that stops, starts, is full or only stands by.
     pub fn is_transient(&self) -> bool {
@@ -95,6 +124,11 @@ impl StoreError {
     /// Whether another session has inserted a row that was to be new: an upsert goes through.
     pub fn is_duplicate(&self) -> bool {
         self.sqlstate() == Some("23505")
+    }
+
+    /// Whether another session holds a lock that was wanted, or both waited for each other.
+    pub(super) fn is_lock(&self) -> bool {
+        matches!(self.sqlstate(), Some("55P03" | "40P01"))
     }
 
     /// Whether a table of this program is not there: the schema was never applied, or the database was made anew.
@@ -128,7 +162,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    pub(super) fn timed_out(after: std::time::Duration) -> Self {
+    pub(super) fn timed_out(after: Duration) -> Self {
         Self { text: format!("no answer within {after:?}"), sqlstate: String::new(), disconnected: true }
     }
 
@@ -195,6 +229,17 @@ impl From<MigrateError> for Cause {
 /// Class 22: data exception; 54: a program limit, such as a value too long for an index.
 fn is_data_state(sqlstate: &str) -> bool {
     matches!(sqlstate.get(..2), Some("22" | "54"))
+}
+
+/// Whether the server, or a connection pooler before it, refuses the user or the password.
+pub(super) fn refuses_login(error: &sqlx::Error) -> bool {
+    let sqlstate = error.as_database_error().and_then(|said| said.code());
+    sqlstate.is_some_and(|sqlstate| is_login_state(&sqlstate))
+}
+
+/// The last is what PgBouncer answers before version 1.19, to this and to all else that it refuses.
+fn is_login_state(sqlstate: &str) -> bool {
+    matches!(sqlstate, "28P01" | "28000" | "08P01")
 }
 
 fn is_transient_state(sqlstate: &str) -> bool {

@@ -11,12 +11,15 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
 use super::{Store, StoreError, availability::Write};
 
 /// How long the lead holds without a renewal, by the database's clock.
 pub const LEASE_TTL: Duration = Duration::from_secs(4);
+/// How far ahead of the database's clock a lease may end: it was written by that clock, so one that ends later is from
+/// another (the clock was set back, or the database is a copy), and void. The second more is for a clock that is slewed.
+const LEASE_AHEAD: Duration = LEASE_TTL.saturating_add(Duration::from_secs(1));
 /// How often the leader renews.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(1);
 /// How often a renewal that could not advance the mark for readers is repeated, since a transaction was committing.
@@ -57,6 +60,9 @@ impl Store {
     pub async fn acquire_lease(&self, holder: &str) -> Result<Result<Lease, Holder>, StoreError> {
         let outcome = self.take_lease(holder).await;
         self.availability.note(Write::Lease, &outcome);
+        if matches!(outcome, Ok(Ok(_))) {
+            self.availability.begin_lead();
+        }
         outcome
     }
 
@@ -80,13 +86,16 @@ impl Store {
         .await
         .map_err(failed())?;
         if let Some(epoch) = first {
-            begin_uncrashed(&mut transaction, epoch).await?;
+            begin_uncrashed(&mut *transaction, epoch).await?;
             transaction.commit().await.map_err(failed())?;
             return Ok(Ok(Lease { holder: holder.to_owned(), epoch }));
         }
         let present = sqlx::query!(
-            r#"SELECT holder, acquired_at, expires_at > clock_timestamp() AS "alive!"
-               FROM heymarket_sync.lease FOR UPDATE"#
+            r#"SELECT holder, acquired_at,
+                      expires_at > clock_timestamp()
+                      AND expires_at <= clock_timestamp() + make_interval(secs => $1) AS "alive!"
+               FROM heymarket_sync.lease FOR UPDATE"#,
+            LEASE_AHEAD.as_secs_f64(),
         )
         .fetch_one(&mut *transaction)
         .await
@@ -106,7 +115,7 @@ impl Store {
         .fetch_one(&mut *transaction)
         .await
         .map_err(failed())?;
-        begin_uncrashed(&mut transaction, epoch).await?;
+        begin_uncrashed(&mut *transaction, epoch).await?;
         transaction.commit().await.map_err(failed())?;
         Ok(Ok(Lease { holder: holder.to_owned(), epoch }))
     }
@@ -149,7 +158,7 @@ impl Store {
                 LEASE_TTL.as_secs_f64(),
                 self.stamps.settled(),
             )
-            .fetch_one(&mut *session)
+            .fetch_one(&mut session)
             .await
             .map_err(failed())?;
             self.stamps.learn(renewed.clock);
@@ -166,6 +175,9 @@ impl Store {
     /// Gives the lead back, for another to take at once, and advances `heymarket.settled_at()` to just above the last
     /// stamp. Does nothing where it is lost already.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let failed = || StoreError::query("giving the lead back");
+        // On the session that is known to work.
+        let mut session = self.asking.session().await.map_err(failed())?;
         self.asking.end();
         sqlx::query!(
             "WITH advanced AS (
@@ -176,9 +188,10 @@ impl Store {
             lease.epoch,
             self.stamps.settled(),
         )
-        .execute(&self.pool)
+        .execute(&mut session)
         .await
-        .map_err(StoreError::query("giving the lead back"))?;
+        .map_err(failed())?;
+        session.release();
         Ok(())
     }
 
@@ -186,7 +199,10 @@ impl Store {
     pub async fn leader(&self) -> Result<Option<Holder>, StoreError> {
         sqlx::query_as!(
             Holder,
-            "SELECT holder, acquired_at FROM heymarket_sync.lease WHERE expires_at > clock_timestamp()"
+            "SELECT holder, acquired_at FROM heymarket_sync.lease
+             WHERE expires_at > clock_timestamp()
+               AND expires_at <= clock_timestamp() + make_interval(secs => $1)",
+            LEASE_AHEAD.as_secs_f64(),
         )
         .fetch_optional(&self.pool)
         .await
@@ -194,7 +210,7 @@ impl Store {
     }
 }
 
-async fn begin_uncrashed(connection: &mut PgConnection, epoch: i64) -> Result<(), StoreError> {
+async fn begin_uncrashed(connection: impl PgExecutor<'_>, epoch: i64) -> Result<(), StoreError> {
     sqlx::query!(
         "WITH former AS (DELETE FROM heymarket_sync.uncrashed WHERE epoch <> $1)
          INSERT INTO heymarket_sync.uncrashed (epoch) VALUES ($1) ON CONFLICT DO NOTHING",
@@ -208,7 +224,7 @@ async fn begin_uncrashed(connection: &mut PgConnection, epoch: i64) -> Result<()
 
 /// Fails the transaction of a former leader, and of one whose server has been started again, and makes a takeover wait
 /// for that of the present one.
-pub(super) async fn check(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
+pub(super) async fn check(connection: impl PgExecutor<'_>, lease: &Lease) -> Result<(), StoreError> {
     let same_server = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM heymarket_sync.uncrashed u
                           WHERE u.epoch = l.epoch AND u.server_started = pg_postmaster_start_time()) AS "same_server!"

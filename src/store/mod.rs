@@ -3,6 +3,7 @@
 //! Rows and the intervals that they prove go in together, through [`Store::commit`], in one
 //! transaction that ends by checking that this process still leads.
 
+mod address;
 mod availability;
 mod batch;
 mod commit;
@@ -16,6 +17,7 @@ mod error;
 mod kept;
 mod lease;
 mod messages;
+mod migration;
 mod page_rejects;
 mod reach;
 mod readings;
@@ -25,6 +27,8 @@ mod requests;
 mod retries;
 mod runs;
 mod schema;
+mod sessions;
+mod settings;
 mod settled;
 mod status;
 
@@ -35,13 +39,13 @@ use tokio::sync::Semaphore;
 
 use crate::api::model::Stream;
 
-use self::{availability::Availability, kept::Kept, settled::Stamps};
+use self::{availability::Availability, kept::Kept, sessions::Sessions, settled::Stamps};
 
 pub use self::{
     availability::Outage,
     batch::{Batch, Tally},
     commit::Committed,
-    connect::{ServerInfo, connect},
+    connect::{Reread, ServerInfo, connect, connect_rereading},
     contradictions::{Sighted, Sighting},
     coverage::PassState,
     error::{Cause, StoreError},
@@ -66,9 +70,9 @@ pub const BACKFILL: &str = "backfill";
 /// One database that holds one team's mirror. Cheap to clone: clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pool: PgPool,
+    pool: Sessions,
     /// For rows alone: a session for each stream, if there are enough.
-    writer: PgPool,
+    writer: Sessions,
     /// The session that the leader asks on all the time.
     asking: Kept,
     /// The sessions that rows are written on.
@@ -86,12 +90,14 @@ pub struct Store {
 impl Store {
     /// A store over connections that the caller made; see [`connect`] for those made from an address.
     pub fn from_pool(pool: PgPool) -> Self {
+        let over_unix_socket = connect::is_unix_socket(&pool.connect_options());
+        let pool = Sessions::of(pool, None);
         let none = Kept::of(pool.clone(), 0);
         Self {
             asking: none.clone(),
             writing: none,
             turns: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            over_unix_socket: connect::is_unix_socket(&pool.connect_options()),
+            over_unix_socket,
             writer: pool.clone(),
             pool,
             availability: Availability::default(),
@@ -110,17 +116,18 @@ impl Store {
     /// Ends all connections.
     pub async fn close(&self) {
         // Closed first: no session is kept from here on, and none that is would let it end.
-        let closed = self.pool.close();
+        let closed = self.pool().close();
         self.asking.end();
-        let writers_closed = self.writer.close();
+        let writers_closed = self.writer.pool().close();
         self.writing.end();
         writers_closed.await;
         closed.await;
     }
 
-    /// The connections, but for those that rows are written with.
+    /// The connections, but for those that rows are written with. What is asked of them here has no bound on this
+    /// side.
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.pool.pool()
     }
 }
 

@@ -25,7 +25,7 @@ impl Store {
             "#,
             BACKFILL,
         )
-        .fetch_one(&mut *session)
+        .fetch_one(&mut session)
         .await
         .map_err(failed())?;
         self.asking.keep(session);

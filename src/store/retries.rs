@@ -6,7 +6,7 @@ use crate::api::model::{Rows, Stream};
 
 use super::{
     Batch, Lease, Store, StoreError,
-    commit::{Care, write_rows},
+    commit::{COMMIT_TIMEOUT, Care, write_rows},
     lease,
 };
 
@@ -148,10 +148,16 @@ impl Store {
             }
             batch.push(rows);
         }
-        match self.settle_with(Care::Together, lease, &batch, &verdicts).await {
-            Err(error) if error.is_data() => self.settle_with(Care::Sifted, lease, &batch, &verdicts).await,
-            done => done,
-        }
+        let settling = async {
+            match self.settle_with(Care::Together, lease, &batch, &verdicts).await {
+                Err(error) if error.is_data() => {
+                    self.settle_with(Care::Sifted, lease, &batch, &verdicts).await
+                }
+                done => done,
+            }
+        };
+        let late = |_| Err(StoreError::unanswered("noting what became of retries", COMMIT_TIMEOUT));
+        tokio::time::timeout(COMMIT_TIMEOUT, settling).await.unwrap_or_else(late)
     }
 
     async fn settle_with(
@@ -167,8 +173,8 @@ impl Store {
             .begin_with(self.begin_rows())
             .await
             .map_err(StoreError::query("beginning a transaction"))?;
-        let stamp = self.stamps.take(&mut transaction).await?;
-        let (_, refused, _) = write_rows(&mut transaction, care, stamp.at(), batch).await?;
+        let stamp = self.stamps.take(transaction.connection()).await?;
+        let (_, refused, _) = write_rows(transaction.connection(), care, stamp.at(), batch).await?;
         let (reasons, partials): (Vec<_>, Vec<_>) = verdicts
             .iter()
             .map(|verdict| {
@@ -208,8 +214,8 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
-        stamp.check(&mut transaction).await?;
+        lease::check(&mut *transaction, lease).await?;
+        stamp.check(transaction.connection()).await?;
         transaction.commit().await.map_err(failed())
     }
 }

@@ -1,11 +1,11 @@
 //! The schema's version: migrations compiled in, applied in order, each in a transaction.
 
-use sqlx::{Connection, migrate::Migrator};
+use sqlx::migrate::Migrator;
 
-use super::{Store, StoreError, error::Cause};
+use super::{Store, StoreError};
 
 /// Where applied migrations are recorded.
-const TABLE: &str = "heymarket_sync._migrations";
+pub(super) const TABLE: &str = "heymarket_sync._migrations";
 
 /// How the database's schema stands to this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,37 +20,6 @@ pub enum SchemaState {
 }
 
 impl Store {
-    /// Brings the schema up to date and returns how many migrations that took. A schema that is up to
-    /// date needs no right to create anything. Two programs that start together wait for each other.
-    ///
-    /// # Errors
-    /// [`StoreError::SchemaTooNew`], [`StoreError::SchemaAltered`]: the database is untouched.
-    pub async fn migrate(&self) -> Result<usize, StoreError> {
-        let pending = match self.schema_state().await? {
-            SchemaState::Current => return Ok(0),
-            SchemaState::Newer(found) => return Err(StoreError::SchemaTooNew { found, known: newest() }),
-            SchemaState::Pending(pending) => pending,
-            SchemaState::Empty => migrator().iter().count(),
-        };
-        let failed = |error| StoreError::Migrate { source: Cause::from(error) };
-        let mut connection = self.pool.acquire().await.map_err(failed)?.detach();
-        // Building an index over millions of rows takes as long as it takes, and so does
-        // waiting for the program that is at it.
-        sqlx::query!(
-            r#"SELECT set_config('statement_timeout', '0', false) AS "statement!",
-                      set_config('lock_timeout', '0', false) AS "lock!""#
-        )
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
-        let migrated = migrator().run_direct(None, &mut connection, false).await;
-        // Closing the session also gives back the migration lock after an error.
-        let closed = connection.close().await;
-        migrated.map_err(|error| StoreError::Migrate { source: Cause::from(error) })?;
-        closed.map_err(failed)?;
-        Ok(pending)
-    }
-
     /// Compares the recorded migrations with those compiled in. Reads only.
     ///
     /// # Errors
@@ -76,7 +45,11 @@ impl Store {
     }
 }
 
-fn compare(applied: &[(i64, Vec<u8>)]) -> Result<SchemaState, StoreError> {
+/// How a database with these migrations stands to this program.
+///
+/// # Errors
+/// [`StoreError::SchemaAltered`] where one was applied with other content.
+pub(super) fn compare(applied: &[(i64, Vec<u8>)]) -> Result<SchemaState, StoreError> {
     let known = migrator();
     for (version, checksum) in applied {
         match known.iter().find(|migration| migration.version == *version) {
@@ -95,15 +68,13 @@ fn compare(applied: &[(i64, Vec<u8>)]) -> Result<SchemaState, StoreError> {
     })
 }
 
-fn migrator() -> Migrator {
-    let mut migrator = sqlx::migrate!();
-    migrator.dangerous_set_table_name(TABLE);
-    migrator.create_schema("heymarket_sync");
-    migrator
+/// The migrations that this program has.
+pub(super) fn migrator() -> Migrator {
+    sqlx::migrate!()
 }
 
 /// The newest version that this program knows.
-fn newest() -> i64 {
+pub(super) fn newest() -> i64 {
     migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 

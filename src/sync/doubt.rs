@@ -106,7 +106,7 @@ impl LineTask {
             if walked.lowest.is_some_and(|lowest| lowest < believed.end() - TICK) {
                 self.engine.reader.writer.flush().await?;
                 let reason = "a row turned up where the line was believed to end";
-                self.engine.store.withdraw(&key, believed, reason).await?;
+                self.engine.store.withdraw(&self.engine.lease, &key, believed, reason).await?;
             }
         }
         Ok(())

@@ -91,12 +91,14 @@ impl LineTask {
         let wanted_from = if changes {
             // What `date` showed since its fill began is at least that new; later changes lie above.
             let main = Line::main(line.stream).key(STANDING);
-            let main = engine.store.begin_pass(&main, settings.history_start, None, now).await?;
+            let main =
+                engine.store.begin_pass(&engine.lease, &main, settings.history_start, None, now).await?;
             Some(main.started_at - margin)
         } else {
             settings.history_start
         };
-        let state = engine.store.begin_pass(&line.key(STANDING), wanted_from, None, now).await?;
+        let state =
+            engine.store.begin_pass(&engine.lease, &line.key(STANDING), wanted_from, None, now).await?;
         Ok(Self {
             rechecked: line.field == Line::main(line.stream).field,
             wanted_from,

@@ -88,12 +88,12 @@ impl Lines {
             let shown_by = main.key(&key.pass);
             if key.pass.starts_with(BACKFILL) {
                 let (from, to) = (state.wanted_from, state.wanted_to);
-                store.begin_pass(&shown_by, from, to, state.started_at).await?;
+                store.begin_pass(&self.engine.lease, &shown_by, from, to, state.started_at).await?;
             }
             let shown = store.pass(&shown_by).await?;
             for part in shown.into_iter().flat_map(|shown| shown.covered) {
                 for unread in store.gaps(&key, part).await? {
-                    store.withdraw(&shown_by, unread, reason).await?;
+                    store.withdraw(&self.engine.lease, &shown_by, unread, reason).await?;
                 }
             }
         }
@@ -105,7 +105,7 @@ impl Lines {
     /// Stops the line and takes back what it proved since its reading was confirmed last.
     pub(super) async fn withdraw(&mut self, line: &Line, reason: &str) -> Result<(), SyncError> {
         self.stop(line.name()).await?;
-        self.engine.store.withdraw_unconfirmed(&line.key(STANDING), reason).await?;
+        self.engine.store.withdraw_unconfirmed(&self.engine.lease, &line.key(STANDING), reason).await?;
         Ok(())
     }
 

@@ -75,7 +75,8 @@ impl LineTask {
                 let from = now - TimeDelta::from_std(recheck.window).unwrap_or(TimeDelta::MAX);
                 window = Interval::new(Some(from).max(self.wanted_from), self.floor);
                 let Some(window) = window else { continue };
-                self.engine.store.restart_pass(&key, window.start(), Some(window.end()), now).await?;
+                let (start, end) = (window.start(), Some(window.end()));
+                self.engine.store.restart_pass(&self.engine.lease, &key, start, end, now).await?;
                 self.passes.forget(&pass);
             }
             let Some(window) = window else { continue };

@@ -149,7 +149,7 @@ impl Engine {
             }
         }
         for line in &surveyed.confirmed {
-            self.store.confirm(&line.key(STANDING)).await?;
+            self.store.confirm(&self.lease, &line.key(STANDING)).await?;
         }
         Ok(())
     }

@@ -7,11 +7,12 @@ use heymarket_sync::sandbox::SandboxOptions;
 use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
+use super::support::database::empty_database;
 use super::support::disk::SmallDisk;
 use super::support::process::Process;
 use super::support::relay::Relay;
 use super::support::server::TestServer;
-use super::{DATABASE_PASSWORD, EQUAL, Rig, VERB, assert_hidden, reached, ready, team};
+use super::{DATABASE_PASSWORD, EQUAL, Rig, VERB, assert_hidden, reached, ready, team, traffic};
 
 /// How long the daemon may take to notice: writes that fail for 3 s are an outage.
 const NOTICED: Duration = Duration::from_secs(20);
@@ -168,6 +169,9 @@ async fn a_database_that_turns_read_only_is_told_and_waited_out() {
     run(&rig.pool, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     to_each_session(&rig.pool, "pg_terminate_backend").await;
     unready(&daemon, "SQLSTATE 25006").await;
+    let checked = rig.verb(&["check"]).await;
+    assert_eq!(checked.code(), Some(1), "{}", checked.output());
+    assert!(checked.stdout.contains("RESET default_transaction_read_only"), "{}", checked.output());
     told(&daemon, "SQLSTATE 25006").await;
     assert!(daemon.get("/metrics").await.body.contains("\nheymarket_sync_database_up 0\n"));
     // Sessions that are there already stay read-only: nobody ends them this time.
@@ -323,21 +327,107 @@ async fn sessions_that_fall_silent_are_given_up() {
     rig.catches_up(daemon).await;
 }
 
+/// Only what writes rows falls silent: the lead can be renewed, and new connections are made.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_schema_is_refused_and_left_alone() {
-    let rig = rig().await;
+async fn a_leader_whose_writes_stay_unanswered_gives_up_the_lead() {
+    let direct = rig().await;
+    let relay = Relay::to(direct.database.url()).await;
+    let url = relay.url(direct.database.url());
+    let leader = {
+        let mut environment = direct.environment.clone();
+        environment.retain(|(name, _)| name != "DATABASE_URL");
+        environment.push(("DATABASE_URL".to_owned(), url));
+        Process::start(&["run"], &environment)
+    };
+    leader.logs("leading", VERB).await;
+    let messages = async || {
+        let sql = "SELECT count(*) FROM heymarket.messages";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&direct.pool).await.unwrap_or(0)
+    };
+    reached("rows", EQUAL, async || messages().await >= 100).await.unwrap();
+    let standby = direct.start(&["run"]);
+    standby.logs("standing by", VERB).await;
+    relay.swallow(Some("SET LOCAL enable_seqscan"));
+    let silent = std::time::Instant::now();
+    standby.logs("leading", SILENT).await;
+    eprintln!("takeover {:.1} s after writes fell silent", silent.elapsed().as_secs_f64());
+    assert!(leader.log().contains("giving the lead up for another process to try"), "{}", leader.log());
+    direct.complete(&standby).await;
+    // It stands by, once its last statement is given up, and can work again where the way is open again.
+    relay.swallow(None);
+    reached("standing by", SILENT, async || !leader.logged("standing by").is_empty()).await.unwrap();
+    direct.catches_up(standby).await;
+    leader.logs_times("leading", 2, EQUAL).await;
+    direct.stop(leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_in_a_file_is_rotated_without_a_restart() {
+    let server = TestServer::start().await;
+    let rules = server.data_dir().join("pg_hba.conf");
+    let before = std::fs::read_to_string(&rules).unwrap();
+    std::fs::write(&rules, format!("local all rotated scram-sha-256\n{before}")).unwrap();
+    let first = format!("PASSWORD '{DATABASE_PASSWORD}'");
+    server.run(&format!("CREATE ROLE rotated SUPERUSER LOGIN {first}; SELECT pg_reload_conf()")).await;
+    let rig = Rig::on(server.database(), options()).await.in_small_pages();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("address");
+    let address = reqwest::Url::parse(rig.database.url()).unwrap();
+    let write = |password: &str| {
+        let mut url = address.clone();
+        url.set_username("rotated").unwrap();
+        url.set_password(Some(password)).unwrap();
+        std::fs::write(&file, format!("{url}\n")).unwrap();
+    };
+    write(DATABASE_PASSWORD);
+    let rig = rig.set("DATABASE_URL", "").set("DATABASE_URL_FILE", file.to_str().unwrap());
     let daemon = rig.start(&["run"]);
     rig.complete(&daemon).await;
+
+    // The server first: until the file follows, that is an outage.
+    server.run("ALTER ROLE rotated PASSWORD 'another'").await;
+    to_each_session(&rig.pool, "pg_terminate_backend").await;
+    unready(&daemon, "password authentication failed for user \"rotated\"").await;
+    write("another");
+    ready(&daemon, &["ready, leading\n"], RECOVERED).await;
+
+    // The file first: nothing to wait for.
+    write("a third");
+    server.run("ALTER ROLE rotated PASSWORD 'a third'").await;
+    to_each_session(&rig.pool, "pg_terminate_backend").await;
+    traffic(rig.source());
+    rig.catches_up(daemon).await;
+    end(rig, server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_a_newer_schema_outgrows_ends_and_says_so_once() {
+    let rig = rig().await;
+    let (leader, standby) = (rig.start(&["run"]), rig.start(&["run"]));
+    reached("a leader and a standby", VERB, async || {
+        [&leader, &standby].iter().map(|daemon| daemon.logged("leading").len()).sum::<usize>() == 1
+            && [&leader, &standby].iter().any(|daemon| !daemon.logged("standing by").is_empty())
+    })
+    .await
+    .unwrap();
     run(
         &rig.pool,
         "INSERT INTO heymarket_sync._migrations (version, description, success, checksum, execution_time)
          VALUES (9000, 'of a newer program', true, '\\x00', 0)",
     )
     .await;
-    unready(&daemon, "the schema is newer than this program").await;
-    // The lead passes to the newer program; the old one does not take it again.
-    run(&rig.pool, "UPDATE heymarket_sync.lease SET epoch = epoch + 1, expires_at = '-infinity'").await;
-    told(&daemon, "the schema is at version 9000, newer than this program").await;
+    for daemon in [leader, standby] {
+        let ended = daemon.ended(VERB).await;
+        assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+        let told = ended.stderr.matches("the schema is at version 9000, newer than this program").count();
+        assert_eq!(told, 1, "{}", ended.stderr);
+        assert_hidden(&ended.output());
+    }
+    let free = "SELECT expires_at < clock_timestamp() FROM heymarket_sync.lease";
+    assert!(
+        sqlx::query_scalar::<_, bool>(free).fetch_one(&rig.pool).await.unwrap(),
+        "the lead was not given up"
+    );
     let held = "SELECT count(*) FROM heymarket.messages";
     let before: i64 = sqlx::query_scalar(held).fetch_one(&rig.pool).await.unwrap();
     for verb in ["run", "sync", "migrate"] {
@@ -346,12 +436,30 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         assert!(ended.stderr.contains("newer than this program"), "{verb}: {}", ended.stderr);
     }
     assert_eq!(sqlx::query_scalar::<_, i64>(held).fetch_one(&rig.pool).await.unwrap(), before);
-    let leads = super::support::process::get(daemon.address().await, "/metrics").await;
-    assert!(leads.body.contains("\nheymarket_sync_leader 0\n"), "{}", leads.body);
 
     run(&rig.pool, "DELETE FROM heymarket_sync._migrations WHERE version = 9000").await;
+    let daemon = rig.start(&["run"]);
     ready(&daemon, &["ready, leading\n"], VERB).await;
     rig.catches_up(daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_a_migration_names_whom_for_and_can_be_stopped() {
+    let rig = Rig::on(empty_database().await, options()).await;
+    // As if a table of the first migration were in the making by another session.
+    let mut other = PgConnection::connect(rig.database.url()).await.unwrap();
+    let mut held = other.begin().await.unwrap();
+    sqlx::raw_sql("CREATE SCHEMA heymarket_sync").execute(&mut *held).await.unwrap();
+    let pid: i64 = sqlx::query_scalar("SELECT pg_backend_pid()::bigint").fetch_one(&mut *held).await.unwrap();
+    let daemon = rig.start(&["run"]);
+    let message =
+        "a migration waits for a lock that another session holds; it tries again until that has ended";
+    assert_eq!(daemon.logs(message, VERB).await["pid"].as_i64(), Some(pid));
+    daemon.signal(Signal::TERM);
+    let ended = daemon.ended(VERB).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    held.rollback().await.unwrap();
+    assert_eq!(rig.verb(&["migrate"]).await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

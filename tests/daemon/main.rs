@@ -12,6 +12,7 @@ mod lead;
 mod memory;
 mod outage;
 mod pages;
+mod pgbouncer;
 mod rejects;
 mod secrets;
 mod settled;

@@ -1,11 +1,17 @@
 //! The HTTP pages of a daemon, and that nothing private is told anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use heymarket_sync::sandbox::SandboxState;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{EQUAL, Rig, VERB, assert_hidden, ready};
+
+/// How long a client may dawdle: 20 s, and the time of a busy machine.
+const HUNG_UP: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_tells_its_part() {
@@ -66,6 +72,52 @@ async fn every_page_tells_its_part() {
         assert!(value.is_some_and(|value| value >= least), "{sample}: {value:?}");
     }
     assert_eq!(samples.get("heymarket_sync_gaps{stream=\"messages\",line=\"date\"}"), Some(&0.0));
+    rig.stop(daemon).await;
+}
+
+/// Clients that send nothing, half a head, or nothing more after an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_dawdle_are_hung_up_on_and_keep_nobody_out() {
+    let rig = Rig::new(100).await;
+    let daemon = rig.start(&["run"]);
+    let address = daemon.address().await;
+    let begun = Instant::now();
+    let mut ends = Vec::new();
+    for sent in ["", "GET /healthz HTTP/1.1\r\nHost: a\r\n", "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(sent.as_bytes()).await.unwrap();
+        ends.push(tokio::spawn(async move {
+            let mut answer = Vec::new();
+            // It ends by a reset where something was sent that was not read.
+            let _ = tokio::time::timeout(HUNG_UP, client.read_to_end(&mut answer)).await.expect("an end");
+            answer
+        }));
+    }
+    // One that goes on with its head, a byte at a time.
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    let dribbling = tokio::spawn(async move {
+        let mut drops = tokio::time::interval(Duration::from_millis(500));
+        slow.write_all(b"GET /healthz HTTP/1.1\r\nX: ").await.unwrap();
+        while slow.write_all(b"x").await.is_ok() {
+            drops.tick().await;
+        }
+    });
+    let answers: Vec<_> = futures::future::join_all(ends).await.into_iter().map(Result::unwrap).collect();
+    assert!(String::from_utf8_lossy(&answers[2]).starts_with("HTTP/1.1 200"), "{answers:?}");
+    tokio::time::timeout(HUNG_UP, dribbling).await.expect("an end").unwrap();
+    eprintln!("hung up on within {:.1} s", begun.elapsed().as_secs_f64());
+
+    let descriptors = format!("/proc/{}/fd", daemon.id());
+    let open = || std::fs::read_dir(&descriptors).unwrap().count();
+    let before = open();
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let page = tokio::time::timeout(4 * HUNG_UP, super::support::process::get_patiently(address, "/healthz"));
+    assert_eq!(page.await.expect("an answer").status, 200);
+    assert!(open() < before + 100, "{before} descriptors, then {}", open());
+    drop(idle);
     rig.stop(daemon).await;
 }
 

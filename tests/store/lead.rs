@@ -37,6 +37,26 @@ async fn one_leads_until_it_lets_go_or_falls_silent() {
     database.drop().await;
 }
 
+/// The clock of the database's machine was set back, or the database is a copy from another one.
+#[tokio::test]
+async fn a_lease_from_a_clock_that_ran_ahead_is_void() {
+    let database = Database::migrated().await;
+    let store = &database.store;
+    let first = store.acquire_lease("first").await.unwrap().unwrap();
+    let ahead = "UPDATE heymarket_sync.lease SET expires_at = clock_timestamp() + interval '1 hour'";
+    store.pool().execute(ahead).await.unwrap();
+    assert_eq!(store.leader().await.unwrap(), None);
+    assert_eq!(store.status().await.unwrap().leader, None);
+    // Its holder, if it lives, has it again at the next renewal.
+    store.renew_lease(&first).await.unwrap();
+    assert_eq!(store.leader().await.unwrap().unwrap().holder, "first");
+    store.pool().execute(ahead).await.unwrap();
+    let second = store.acquire_lease("second").await.unwrap().unwrap();
+    assert!(second.epoch() > first.epoch());
+    assert_eq!(store.leader().await.unwrap().unwrap().holder, "second");
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn a_lead_ends_with_its_server() {
     let server = TestServer::start().await;
@@ -45,7 +65,7 @@ async fn a_lead_ends_with_its_server() {
     store.migrate().await.unwrap();
     let mut lease = store.acquire_lease("first").await.unwrap().unwrap();
     let key = line("date", STANDING);
-    store.begin_pass(&key, None, None, at(0)).await.unwrap();
+    store.begin_pass(&lease, &key, None, None, at(0)).await.unwrap();
     let batch = Batch { messages: vec![message(1, Some(1), "a")], ..Batch::default() };
     let settled = async |lease: Lease| loop {
         match store.commit(&lease, &batch).await {
@@ -93,7 +113,7 @@ async fn a_former_leader_commits_nothing() {
     let (database, lease) = Database::led().await;
     let store = &database.store;
     let key = line("date", STANDING);
-    store.begin_pass(&key, None, None, at(0)).await.unwrap();
+    store.begin_pass(&lease, &key, None, None, at(0)).await.unwrap();
     database.void_lease().await;
     let successor = store.acquire_lease("successor").await.unwrap().unwrap();
     let batch = Batch {
@@ -108,6 +128,26 @@ async fn a_former_leader_commits_nothing() {
     assert_eq!(database.places().await, Vec::<String>::new());
     assert_eq!(store.pass(&key).await.unwrap().unwrap().covered, []);
     assert!(store.open_rejects().await.unwrap().is_empty());
+    // Nor does it change what is covered by any other way.
+    let lost = |outcome: Result<(), StoreError>, what: &str| {
+        assert!(matches!(outcome, Err(StoreError::LeadLost)), "{what}: {outcome:?}");
+    };
+    let proved = Batch { proofs: vec![(key.clone(), span(6, 9))], ..Batch::default() };
+    store.commit(&successor, &proved).await.unwrap();
+    let before = store.coverage().await.unwrap();
+    let recheck = line("date", "recheck 2d");
+    lost(store.begin_pass(&lease, &key, Some(at(1)), None, at(0)).await.map(drop), "begin_pass");
+    lost(store.begin_pass(&lease, &recheck, None, None, at(0)).await.map(drop), "begin_pass");
+    lost(store.restart_pass(&lease, &recheck, None, None, at(0)).await, "restart_pass");
+    lost(store.withdraw(&lease, &key, span(7, 8), "a test").await.map(drop), "withdraw");
+    lost(store.confirm(&lease, &key).await, "confirm");
+    lost(store.withdraw_unconfirmed(&lease, &key, "a test").await.map(drop), "withdraw_unconfirmed");
+    lost(store.end_pass(&lease, &key).await, "end_pass");
+    lost(store.end_line(&lease, key.stream, &key.line).await, "end_line");
+    assert_eq!(store.coverage().await.unwrap(), before);
+    assert_eq!(before.len(), 1);
+    let unconfirmed = store.withdraw_unconfirmed(&successor, &key, "a test").await.unwrap();
+    assert_eq!(unconfirmed, [span(6, 9)], "it was not confirmed");
 
     store.commit(&successor, &batch).await.unwrap();
     assert_eq!(store.pass(&key).await.unwrap().unwrap().covered, [span(0, 5)]);

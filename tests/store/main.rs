@@ -2,8 +2,10 @@
 
 mod books;
 mod coverage;
+mod hostile_role;
 mod lead;
 mod new_messages;
+mod pgbouncer;
 mod reject_bounds;
 mod rows;
 mod schema;

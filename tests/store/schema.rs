@@ -1,9 +1,22 @@
 //! The schema: made, brought up to date, refused, explained.
 
-use heymarket_sync::store::{SchemaState, StoreError};
-use sqlx::Executor;
+use std::borrow::Cow;
+use std::path::Path;
+use std::time::Duration;
+
+use heymarket_sync::store::{SchemaState, Store, StoreError, connect};
+use secrecy::SecretString;
+use sqlx::migrate::Migrator;
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 use crate::Database;
+use crate::support::relay::Relay;
+
+/// How long a reader may wait behind a migration: the bound on the migration's own waiting, and the time of a busy
+/// machine.
+const READER: Duration = Duration::from_secs(15);
+/// How long the silence of the server may be borne: 60 s, and the time of a busy machine.
+const SILENT: Duration = Duration::from_secs(100);
 
 #[tokio::test]
 async fn a_new_database_is_empty_then_current() {
@@ -16,7 +29,7 @@ async fn a_new_database_is_empty_then_current() {
     assert_eq!(store.migrate().await.unwrap(), 0);
     let server = store.check_server().await.unwrap();
     assert!(server.version_num >= 140_000);
-    assert!(server.can_create && !server.in_recovery);
+    assert!(server.can_create && !server.in_recovery && !server.read_only);
     database.drop().await;
 }
 
@@ -28,6 +41,74 @@ async fn programs_that_start_together_migrate_once() {
     first.unwrap();
     second.unwrap();
     assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
+    database.drop().await;
+}
+
+/// As an older program left it: this version is the last.
+async fn migrate_to(version: i64, url: &str) {
+    let migrations = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"));
+    let mut migrator = Migrator::new(migrations).await.unwrap();
+    migrator.migrations = Cow::Owned(
+        migrator.migrations.iter().filter(|migration| migration.version <= version).cloned().collect(),
+    );
+    migrator.dangerous_set_table_name("heymarket_sync._migrations");
+    migrator.create_schema("heymarket_sync");
+    let pool = PgPool::connect(url).await.unwrap();
+    migrator.run(&pool).await.unwrap();
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_reader_does_not_hold_up_others() {
+    let database = Database::empty().await;
+    migrate_to(7, database.held.url()).await;
+    let mut reader = PgConnection::connect(database.held.url()).await.unwrap();
+    let mut other = PgConnection::connect(database.held.url()).await.unwrap();
+    let mut control = PgConnection::connect(database.held.url()).await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    reading.execute("SELECT count(*) FROM heymarket.conversations").await.unwrap();
+    let migration = tokio::spawn({
+        let store: Store = database.store.clone();
+        async move { store.migrate().await }
+    });
+    for round in 0..2 {
+        let waits = async |control: &mut PgConnection| -> bool {
+            let waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted
+                           AND relation = 'heymarket.conversations'::regclass";
+            sqlx::query_scalar(waiting).fetch_one(control).await.unwrap()
+        };
+        let look = async {
+            while !waits(&mut control).await {
+                assert!(!migration.is_finished(), "the migration does not wait for the reader");
+            }
+        };
+        tokio::time::timeout(READER, look).await.expect("a migration that waits");
+        let read = other.execute("SELECT count(*) FROM heymarket.conversations");
+        tokio::time::timeout(READER, read)
+            .await
+            .unwrap_or_else(|_| panic!("round {round}: held up"))
+            .unwrap();
+    }
+    reading.commit().await.unwrap();
+    migration.await.unwrap().unwrap();
+    assert_eq!(database.store.schema_state().await.unwrap(), SchemaState::Current);
+    database.drop().await;
+}
+
+/// The server never gets the statement, or its answer is lost: another session sees that it is not at work.
+#[tokio::test]
+async fn a_migration_whose_session_falls_silent_is_given_up() {
+    let database = Database::empty().await;
+    migrate_to(7, database.held.url()).await;
+    let relay = Relay::to(database.held.url()).await;
+    let store = connect(&SecretString::from(relay.url(database.held.url())), 4).await.unwrap();
+    relay.swallow(Some("ALTER TABLE heymarket.conversations"));
+    let error = tokio::time::timeout(SILENT, store.migrate()).await.expect("an end").unwrap_err();
+    assert!(matches!(error, StoreError::Migrate { .. }) && error.is_transient(), "{error:?}");
+    relay.swallow(None);
+    store.migrate().await.unwrap();
+    assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
+    store.close().await;
     database.drop().await;
 }
 

@@ -1,12 +1,19 @@
 //! Sessions with the database, and how they plan.
 
+use std::pin::Pin;
+use std::time::Duration;
+
 use heymarket_sync::api::model::{Contact, Conversation};
-use heymarket_sync::store::{Batch, connect};
+use heymarket_sync::store::{Batch, STANDING, StoreError, connect};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::Database;
-use crate::rows::{contact, conversation, member, message, note};
+use crate::rows::{contact, conversation, line, member, message, note, span};
+use crate::support::relay::Relay;
+
+/// How long the silence of the server may be borne: a statement has 65 s.
+const SILENT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn connection_errors_name_the_place_and_the_way_out_but_no_password() {
@@ -49,6 +56,43 @@ async fn sessions_cannot_hold_locks_for_long() {
             .unwrap();
         assert_eq!(found, value, "{setting}");
     }
+    database.drop().await;
+}
+
+/// As when the machine of the server vanishes, or a firewall forgets the connection: it does not even end.
+#[tokio::test]
+async fn no_statement_waits_for_ever() {
+    let (database, lease) = Database::led().await;
+    let relay = Relay::to(database.held.url()).await;
+    let url = SecretString::from(relay.url(database.held.url()));
+    let store = connect(&url, 16).await.unwrap();
+    let key = line("date", STANDING);
+    relay.swallow(Some("heymarket_sync."));
+    let silent = async |name: &str, done: Pin<Box<dyn Future<Output = Result<(), StoreError>>>>| {
+        let outcome = tokio::time::timeout(SILENT, done).await;
+        let error = outcome.unwrap_or_else(|_| panic!("{name} waits")).unwrap_err();
+        assert!(error.is_transient(), "{name}: {error:?}");
+    };
+    let batch = Batch { messages: vec![message(1, Some(1), "a")], ..Batch::default() };
+    tokio::join!(
+        silent("leader", Box::pin(async { store.leader().await.map(drop) })),
+        silent("renew_lease", Box::pin(async { store.renew_lease(&lease).await })),
+        silent("asked", Box::pin(async { store.asked().await.map(drop) })),
+        silent("schema_state", Box::pin(async { store.schema_state().await.map(drop) })),
+        silent("gaps", Box::pin(async { store.gaps(&key, span(0, 1)).await.map(drop) })),
+        silent("end_pass", Box::pin(async { store.end_pass(&lease, &key).await })),
+        silent("end_run", Box::pin(async { store.end_run(1, "done").await })),
+        silent("commit", Box::pin(async { store.commit(&lease, &batch).await.map(drop) })),
+    );
+    // Those sessions are gone: as many can be had as before.
+    relay.swallow(None);
+    let again = (0..16).map(|_| store.leader());
+    for leader in futures::future::join_all(again).await {
+        // Nobody has taken the lead, and nobody renewed it.
+        assert_eq!(leader.unwrap(), None);
+    }
+    store.commit(&lease, &batch).await.unwrap();
+    store.close().await;
     database.drop().await;
 }
 

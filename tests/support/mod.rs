@@ -5,6 +5,7 @@ pub mod database;
 pub mod disk;
 pub mod front;
 pub mod mirror;
+pub mod pgbouncer;
 pub mod process;
 pub mod reader;
 pub mod relay;

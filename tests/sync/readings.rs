@@ -133,10 +133,10 @@ async fn a_line_whose_reading_changes_loses_what_it_proved_since_the_last_test()
     let app = rig.sync().await;
     assert_eq!(reading(&app, "updated_at").await, "yes");
     let confirmed = app.store.pass(&key).await.unwrap().unwrap().covered;
-    app.store.confirm(&key).await.unwrap();
+    let lease = app.store.acquire_lease("test").await.unwrap().unwrap();
+    app.store.confirm(&lease, &key).await.unwrap();
     // Beyond what the settle margin reads again anyway.
     let proof = Interval::new(confirmed[0].start(), confirmed[0].end() + TimeDelta::hours(1)).unwrap();
-    let lease = app.store.acquire_lease("test").await.unwrap().unwrap();
     let batch = Batch { proofs: vec![(key.clone(), proof)], ..Batch::default() };
     app.store.commit(&lease, &batch).await.unwrap();
     app.store.release_lease(&lease).await.unwrap();
@@ -190,7 +190,9 @@ async fn a_line_of_hidden_conversations_ends_when_the_endpoint_shows_them_and_le
         was_closed.iter().map(|(id, _)| state.conversation(*id).unwrap().updated).collect();
     times.sort();
     let unread = Interval::new(Some(times[times.len() / 4]), times[times.len() / 2]).unwrap();
-    app.store.withdraw(&key("updated/closed"), unread, "a test").await.unwrap();
+    let lease = app.store.acquire_lease("test").await.unwrap().unwrap();
+    app.store.withdraw(&lease, &key("updated/closed"), unread, "a test").await.unwrap();
+    app.store.release_lease(&lease).await.unwrap();
     let delete = "DELETE FROM heymarket.conversations WHERE id = ANY ($1) AND updated >= $2 AND updated < $3";
     let ids: Vec<_> = was_closed.iter().map(|(id, _)| *id).collect();
     let delete = sqlx::query(delete).bind(ids).bind(unread.start()).bind(unread.end());
