@@ -1,5 +1,7 @@
 //! A time line of a stream: how its pages are asked for and where its coverage is kept.
 
+use std::borrow::Cow;
+
 use crate::api::endpoints::{CursorField, Order, PageRequest, View};
 use crate::api::model::{Stream, TimeField};
 use crate::store::LineKey;
@@ -35,18 +37,19 @@ impl Line {
 
     /// The name in `heymarket_sync.coverage`: the field, and the view where it is not the endpoint's own. Views that
     /// may show different rows have different names, but for those of closed conversations in different inboxes.
-    pub fn name(&self) -> &'static str {
-        match (self.field, &self.view) {
+    pub fn name(&self) -> Cow<'static, str> {
+        let name = match (self.field, &self.view) {
             (TimeField::Date, _) => "date",
             (TimeField::Updated, View::Default) => "updated",
             (TimeField::Updated, View::Closed { inboxes }) if inboxes.is_empty() => "updated/closed",
             (TimeField::Updated, View::Closed { .. }) => "updated/closed by inbox",
             (TimeField::Updated, View::Archived) => "updated/archived",
-        }
+        };
+        Cow::Borrowed(name)
     }
 
     pub fn key(&self, pass: &str) -> LineKey {
-        LineKey { stream: self.stream, line: self.name().to_owned(), pass: pass.to_owned() }
+        LineKey { stream: self.stream, line: self.name().into_owned(), pass: pass.to_owned() }
     }
 
     /// The field that carries the cursor by the documentation: `created_at` for messages \[S\], `date` for the

@@ -60,7 +60,7 @@ impl Lines {
         let needed: Vec<_> = self.running.keys().map(Line::name).collect();
         for (key, _) in self.engine.store.coverage().await? {
             let is_backfill = key.stream == stream && key.pass.starts_with(BACKFILL);
-            if is_backfill && !needed.contains(&key.line.as_str()) {
+            if is_backfill && !needed.iter().any(|name| *name == key.line) {
                 info!(%stream, line = key.line, pass = key.pass, "dropped: another line shows its rows");
                 self.engine.store.end_pass(&self.engine.lease, &key).await?;
             }
@@ -81,8 +81,8 @@ impl Lines {
             return Ok(());
         }
         let main = Line::main(line.stream);
-        self.stop(line.name()).await?;
-        self.stop(main.name()).await?;
+        self.stop(&line.name()).await?;
+        self.stop(&main.name()).await?;
         let reason = "rows of another line that were not read are on this one now";
         for (key, state) in passes(&store).await? {
             let shown_by = main.key(&key.pass);
@@ -97,14 +97,14 @@ impl Lines {
                 }
             }
         }
-        store.end_line(&self.engine.lease, line.stream, line.name()).await?;
-        info!(stream = %line.stream, line = line.name(), "the line ends: the endpoint's own list shows its rows");
+        store.end_line(&self.engine.lease, line.stream, &line.name()).await?;
+        info!(stream = %line.stream, line = &*line.name(), "the line ends: the endpoint's own list shows its rows");
         Ok(())
     }
 
     /// Stops the line and takes back what it proved since its reading was confirmed last.
     pub(super) async fn withdraw(&mut self, line: &Line, reason: &str) -> Result<(), SyncError> {
-        self.stop(line.name()).await?;
+        self.stop(&line.name()).await?;
         self.engine.store.withdraw_unconfirmed(&line.key(STANDING), reason).await?;
         Ok(())
     }

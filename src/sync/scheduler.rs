@@ -337,7 +337,7 @@ impl Engine {
             // It only helps to divide the line.
             Err(error) => {
                 let (stream, line, error) = (line.stream, line.name(), telemetry::chain(&error));
-                warn!(%stream, line, error, "the line's oldest row could not be asked for");
+                warn!(%stream, line = &*line, error, "the line's oldest row could not be asked for");
                 Ok(None)
             }
         }

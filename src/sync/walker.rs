@@ -199,7 +199,7 @@ impl Reader {
                             self.set_aside(errand, &walk, reason, body.clone()).await?;
                         }
                         let (line, error) = (errand.line.name(), telemetry::chain(&error));
-                        warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
+                        warn!(stream = %errand.line.stream, line = &*line, error, "a request fails, others do not");
                         walk.failed()
                     }
                 }),
@@ -250,7 +250,7 @@ impl Reader {
             let below = Interval::new(None, walked.ceiling);
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
-            debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
+            debug!(stream = %errand.line.stream, line = &*errand.line.name(), rows = rows.elements, "page");
             crash::pass(CrashPoint::PageRead);
             handed.reduce(&mut rows);
             let (stream, run, room) = (errand.line.stream, errand.run, response.room);
@@ -331,14 +331,14 @@ impl Reader {
     fn note_hole(&self, errand: &Errand, walked: &mut Walked, hole: Option<(Interval, Obstacle)>) {
         if let Some((hole, obstacle)) = hole {
             self.readings.doubt(errand.line.stream);
-            warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+            warn!(stream = %errand.line.stream, line = &*errand.line.name(), %hole, %obstacle, "left open");
             walked.obstacles.push((hole, obstacle));
         }
     }
 
     fn leave(&self, errand: &Errand, walk: Walk, mut walked: Walked, obstacle: Obstacle) -> Walked {
         let line = errand.line.name();
-        warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
+        warn!(stream = %errand.line.stream, line = &*line, reached = %walk.reached(), %obstacle, "a walk was given up");
         self.readings.doubt(errand.line.stream);
         walked.reached = walk.reached();
         if let Some(open) = Interval::new(Some(walk.reached() - TICK), walk.reached()) {
