@@ -1,8 +1,10 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
 pub mod detect;
+mod ended;
 pub mod fill;
 mod handed;
+pub mod ids;
 mod known;
 pub mod line;
 mod line_task;
@@ -11,6 +13,7 @@ mod passes;
 pub mod planner;
 pub mod progress;
 pub mod readings;
+mod recorded;
 pub mod requests;
 pub mod retry;
 pub mod scheduler;

@@ -23,6 +23,7 @@ use crate::telemetry;
 
 use super::detect::Probe;
 use super::handed::Handed;
+use super::ids::Ids;
 use super::line::Line;
 use super::progress::Progress;
 use super::readings::Readings;
@@ -268,8 +269,8 @@ impl Reader {
     }
 
     pub(super) async fn ask(&self, errand: &Errand, ask: &Ask) -> Result<Response, ApiError> {
-        let cursor_field = self.readings.of(errand.line.stream).cursor;
-        let request = errand.line.request(ask, cursor_field);
+        let found = self.readings.of(errand.line.stream);
+        let request = errand.line.request(ask, found.cursor, &found.ids);
         self.client.page(&request, errand.priority, &self.cancel).await
     }
 
@@ -307,8 +308,9 @@ impl Reader {
         server_time.unwrap_or_else(|| self.server_now()) - self.settle_margin
     }
 
-    pub(super) fn probe(&self) -> Probe<'_> {
-        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel }
+    /// `ids` are those that requests for conversations bear.
+    pub(super) fn probe<'a>(&'a self, ids: &'a Ids) -> Probe<'a> {
+        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel, ids }
     }
 
     /// Now, by the server's clock as far as it is known.

@@ -68,6 +68,7 @@ fn any_paging() -> impl Strategy<Value = Paging> {
                 row_cursor,
                 updated_order,
                 conversations,
+                ..Paging::default()
             }
         })
 }
