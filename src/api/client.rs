@@ -33,7 +33,6 @@ use super::{
     endpoints::{Endpoint, PageRequest},
     error::{ApiError, ErrorKind},
     limiter::{Limiter, Priority},
-    model::Stream,
     retry::{self, Decision, Failure},
 };
 use crate::config;
@@ -203,19 +202,8 @@ impl Client {
         .await
     }
 
-    /// How many rows a stream has at the source \[V\].
-    pub async fn count(
-        &self,
-        stream: Stream,
-        priority: Priority,
-        cancel: &CancellationToken,
-    ) -> Result<u64, ApiError> {
-        let call = Call::new(Endpoint::Count(stream)).with_body(&Value::Object(Default::default()));
-        self.send_for(call, priority, cancel, |body| integer(body)?.try_into().ok()).await
-    }
-
     /// How many rows `request` lists, page and cursor aside \[V\].
-    pub async fn count_of(
+    pub async fn count(
         &self,
         request: &PageRequest,
         priority: Priority,

@@ -55,6 +55,15 @@ impl Store {
         })
     }
 
+    /// How many conversations are held, those that are gone at the source left out.
+    pub async fn held_conversations(&self) -> Result<u64, StoreError> {
+        let held = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "held!" FROM heymarket.conversations WHERE _deleted_at IS NULL"#
+        );
+        let held = held.fetch_one(&self.pool).await.map_err(StoreError::query("counting conversations"))?;
+        Ok(u64::try_from(held).unwrap_or_default())
+    }
+
     async fn stream_status(&self) -> Result<BTreeMap<Stream, StreamStatus>, StoreError> {
         // Of a table that was never analyzed the planner knows no rows, only its size;
         // then the count is bounded.

@@ -1,5 +1,6 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
+mod counted;
 pub mod detect;
 mod ended;
 pub mod fill;

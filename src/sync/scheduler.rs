@@ -284,9 +284,11 @@ impl Engine {
             }
             lines.end_orphans(stream).await?;
             if duty == Duty::Keep {
+                self.compare_counts(stream, &surveyed.lines).await?;
                 lines.watch(stream, holds_for).await?;
             } else {
                 let outcome = lines.finish().await;
+                self.compare_counts(stream, &surveyed.lines).await?;
                 if doubted || !self.reader.readings.is_doubted(stream) {
                     return outcome;
                 }

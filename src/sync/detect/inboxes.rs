@@ -81,14 +81,15 @@ impl Probe<'_> {
         // The endpoint's own list may be empty because it hides every row.
         if let Some(ids) = &answered {
             let closed = Line::conversations(View::Closed, None).newest_row(ids);
-            if let Newest::Shown(_) = self.newest(&closed, 1).await? {
+            if let Newest::Shown(_) = self.newest(&closed, TRIES).await? {
                 let evidence = "it lists closed conversations; there are no others";
                 let finding = Finding::new(Question::Id, Answer::Id(ids.kind()), evidence);
                 return self.unlisted(ids.clone(), finding, inboxes).await;
             }
         }
-        if self.any_member_shows(known).await? || answered.is_none() && !known.is_empty() {
-            return self.by_members(inboxes.unwrap_or_default()).await;
+        let shown = self.any_member_shows(known).await?;
+        if shown || answered.is_none() && !known.is_empty() {
+            return self.by_members(inboxes.unwrap_or_default(), shown).await;
         }
         let finding = match (&answered, &inboxes) {
             (None, None) => {
@@ -115,13 +116,13 @@ impl Probe<'_> {
         Ok(Listing { ids, own: vec![line], line, top, cursor, findings: vec![finding], inboxes })
     }
 
-    /// One line for each inbox, each asked for with the id of a member of its own.
-    async fn by_members(self, inboxes: Vec<Inbox>) -> Result<Listing, ApiError> {
+    /// One line for each inbox, each asked for with the id of a member of its own; `shown`: such a request lists
+    /// conversations, not merely an empty list.
+    async fn by_members(self, inboxes: Vec<Inbox>, shown: bool) -> Result<Listing, ApiError> {
         let members = try_join_all(inboxes.iter().map(|inbox| self.member_of(inbox))).await?;
         let members: Vec<_> = members.into_iter().flatten().collect();
         let ids = Ids::members(members.iter().map(|member| (member.inbox, member.id)));
-        let shows = members.iter().any(|member| member.shows);
-        let answer = if shows { Answer::Id(ids.kind()) } else { Answer::Undecided };
+        let answer = if shown { Answer::Id(ids.kind()) } else { Answer::Undecided };
         let evidence = "requests without an id of a member do not list the conversations of every inbox";
         let mut findings = vec![Finding::new(Question::Id, answer, evidence)];
         for inbox in &inboxes {

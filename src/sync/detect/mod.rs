@@ -223,9 +223,10 @@ impl Probe<'_> {
         Ok(survey)
     }
 
-    async fn total(self, line: &Line) -> Result<Option<u64>, ApiError> {
+    /// How many rows the line has by the API's own count; `None` where that is not told.
+    pub(in crate::sync) async fn total(self, line: &Line) -> Result<Option<u64>, ApiError> {
         let request = line.newest_row(self.ids);
-        match self.client.count_of(&request, Priority::Tail, self.cancel).await {
+        match self.client.count(&request, Priority::Tail, self.cancel).await {
             Ok(total) => Ok(Some(total)),
             // Only the size of a short page stays unknown; what is wrong with the API the other requests tell.
             Err(error) if error.kind() != ErrorKind::Cancelled => Ok(None),
