@@ -3,11 +3,12 @@
 use chrono::TimeDelta;
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::app::{App, AppError};
+use heymarket_sync::interval::Interval;
 use heymarket_sync::sandbox::{
     DefaultView, Endpoint, Fault, IdRule, OtherwiseGets, Paging, SandboxOptions, SandboxState, TeamOptions,
     WantedId,
 };
-use heymarket_sync::store::{PassState, STANDING};
+use heymarket_sync::store::{Batch, LineKey, PassState, STANDING};
 use heymarket_sync::sync::scheduler::SyncError;
 use tokio_util::sync::CancellationToken;
 
@@ -282,6 +283,74 @@ async fn conversations_closed_long_ago_are_read_though_the_newest_are_listed_una
         rig.assert_equal(&app.store).await;
         app.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_in_the_name_of_a_member_who_left_is_read_again_since_the_last_test() {
+    let rig = rig(wanting(WantedId::Member, OtherwiseGets::Empty, true)).await;
+    let state = rig.sandbox.state();
+    in_two_inboxes(state);
+    let app = rig.sync().await;
+    let key = |inbox: i64| LineKey {
+        stream: Stream::Conversations,
+        line: format!("updated/inbox {inbox}"),
+        pass: STANDING.to_owned(),
+    };
+    let mut proofs = Vec::new();
+    for inbox in [101, 102] {
+        app.store.confirm(&key(inbox)).await.unwrap();
+        let held = app.store.pass(&key(inbox)).await.unwrap().unwrap().covered[0];
+        // Beyond what the settle margin reads again anyway.
+        proofs.push((key(inbox), Interval::new(held.start(), held.end() + TimeDelta::hours(1)).unwrap()));
+    }
+    let lease = app.store.acquire_lease("test").await.unwrap().unwrap();
+    let batch = Batch { proofs: proofs.clone(), ..Batch::default() };
+    app.store.commit(&lease, &batch).await.unwrap();
+    app.store.release_lease(&lease).await.unwrap();
+
+    for mut inbox in state.inboxes().into_iter().filter(|inbox| inbox.id == 101) {
+        inbox.members.retain(|member| *member != 2_001);
+        state.put_inbox(inbox);
+    }
+    app.sync(&[], &CancellationToken::new()).await.unwrap();
+    for (key, proof) in proofs {
+        let held = app.store.pass(&key).await.unwrap().unwrap().covered[0];
+        assert_eq!(held.end() < proof.end(), key.line.ends_with("101"), "{key:?}: {held}");
+    }
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_of_a_mirror_that_knows_nothing_yet_walks_every_inbox() {
+    let paging = Paging { cap: 50, ..wanting(WantedId::Member, OtherwiseGets::BadData, true) };
+    let end = Some(heymarket_sync::clock::now() - TimeDelta::minutes(10));
+    let team = TeamOptions { messages: 0, contacts: 0, end, ..team(3_000) };
+    let rig = Rig::new(SandboxOptions { team, paging, ..SandboxOptions::default() }).await;
+    let app = rig.app().await;
+    let cancel = CancellationToken::new();
+    let read = app.backfill(Stream::Conversations, (None, None), &cancel, drop).await.unwrap();
+    assert!(read >= 300, "{read}");
+    rig.assert_equal(&app.store).await;
+    app.close().await;
+}
+
+/// What it costs to find out all this at the first contact with an API that behaves as it is documented.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_contact_costs_few_requests() {
+    let team = TeamOptions { messages: 0, ..team(20_000) };
+    let rig = Rig::new(SandboxOptions { team, ..SandboxOptions::default() }).await;
+    let app = rig.sync().await;
+    rig.assert_equal(&app.store).await;
+    let log = rig.sandbox.state().page_log();
+    let asked: Vec<_> = log.iter().filter(|page| page.endpoint == Endpoint::Conversations).collect();
+    // The cursor; the newest, the oldest and a row between of closed ones; the newest and the oldest of archived ones;
+    // the oldest of all.
+    let small = asked.iter().filter(|page| page.limit.is_some_and(|limit| limit <= 2)).count();
+    assert!(small <= 8, "{small} requests for single rows");
+    let pages = 2_000 / 200;
+    assert!(asked.len() <= pages + 18, "{} requests", asked.len());
+    assert!(asked.iter().all(|page| page.inboxes.is_empty()), "nothing has to be asked by inbox");
+    app.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Which conversations the endpoint's own list hides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DurationRound, TimeDelta};
 use futures::future::try_join_all;
@@ -30,6 +30,10 @@ struct Shown {
     /// The own list that may show its rows, too.
     own: Line,
 }
+
+/// Which samples were listed, by the newest and the oldest row of a view: two views may be one by two names.
+#[derive(Default)]
+struct Looks(BTreeMap<(Place, Option<Place>), Vec<Option<bool>>>);
 
 impl Probe<'_> {
     /// Tests everything that is open about conversations.
@@ -77,8 +81,9 @@ impl Probe<'_> {
         };
         survey.findings.append(&mut listing.findings);
         survey.findings.push(cursor::page_rows(listing.cursor.elements, self.limit, total));
+        let mut looks = Looks::default();
         for (view, shown) in shown {
-            probe.judge_view(view, shown, field, &listing, &mut survey).await?;
+            probe.judge_view(view, shown, field, &listing, &mut looks, &mut survey).await?;
         }
         Ok(survey)
     }
@@ -126,6 +131,7 @@ impl Probe<'_> {
         shown: Vec<Shown>,
         field: Option<CursorField>,
         listing: &Listing,
+        looks: &mut Looks,
         survey: &mut Survey,
     ) -> Result<(), ApiError> {
         let question = Question::of(view);
@@ -138,15 +144,24 @@ impl Probe<'_> {
         }
         let mut listed = Vec::new();
         for shown in &shown {
-            // Two views may be one by two names.
+            // The rows of this view have a line already.
             if self.is_shown_by(&survey.hidden, field, shown.newest).await? {
                 return Ok(());
             }
-            let samples = self.samples(shown, field).await?;
-            let nothing = Seen::default();
-            let top = if shown.own == listing.line { &listing.top } else { &nothing };
-            let looks = samples.iter().map(|row| self.lists(&shown.own, field, top, *row));
-            listed.extend(try_join_all(looks).await?);
+            let oldest = self.oldest_of(shown).await?;
+            let ends = (shown.newest, oldest);
+            let seen = match looks.0.get(&ends) {
+                Some(seen) => seen.clone(),
+                None => {
+                    let samples = self.samples(shown, oldest, field).await?;
+                    let nothing = Seen::default();
+                    let top = if shown.own == listing.line { &listing.top } else { &nothing };
+                    let lists = samples.iter().map(|row| self.lists(&shown.own, field, top, *row));
+                    try_join_all(lists).await?
+                }
+            };
+            listed.extend(&seen);
+            looks.0.insert(ends, seen);
         }
         let (answer, evidence) = judge(&listed);
         survey.findings.push(Finding::new(question, answer, evidence));
@@ -172,12 +187,21 @@ impl Probe<'_> {
         Ok(())
     }
 
+    /// The oldest row of the view; `None` where it is not told, or is the newest.
+    async fn oldest_of(self, shown: &Shown) -> Result<Option<Place>, ApiError> {
+        let ascending = PageRequest { ascending: true, ..shown.request.clone() };
+        Ok(self.sample(ascending).await?.filter(|oldest| oldest.0 < shown.newest.0))
+    }
+
     /// Rows of the view, spread over time: the newest, the oldest, and one between.
-    async fn samples(self, shown: &Shown, field: Option<CursorField>) -> Result<Vec<Place>, ApiError> {
+    async fn samples(
+        self,
+        shown: &Shown,
+        oldest: Option<Place>,
+        field: Option<CursorField>,
+    ) -> Result<Vec<Place>, ApiError> {
         let newest = shown.newest;
         let mut samples = BTreeSet::from([newest]);
-        let ascending = PageRequest { ascending: true, ..shown.request.clone() };
-        let oldest = self.sample(ascending).await?.filter(|oldest| oldest.0 < newest.0);
         samples.extend(oldest);
         let below: Vec<TimeDelta> = match oldest {
             Some(oldest) => vec![(newest.0 - oldest.0) / 2],
