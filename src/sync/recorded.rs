@@ -61,15 +61,9 @@ impl Recorded {
         let lines = [Question::CursorField, Question::Changes, Question::Id];
         lines.iter().any(|question| contradicts(question) || rules_out(question))
             || self.members().iter().any(|(inbox, _)| contradicts(&Question::Member(*inbox)))
-            || [
-                Question::Id,
-                Question::Closed,
-                Question::Archived,
-                Question::CursorBound,
-                Question::CursorCut,
-            ]
-            .iter()
-            .any(contradicts)
+            || [Question::Closed, Question::Archived, Question::CursorBound, Question::CursorCut]
+                .iter()
+                .any(contradicts)
     }
 
     /// The ids that were found last, where they are known.

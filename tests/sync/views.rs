@@ -177,7 +177,7 @@ async fn elsewhere(rig: &Rig, app: &App, inbox: i64) -> Vec<String> {
     found.retain(|difference| {
         let id =
             difference.strip_prefix("conversations ").and_then(|rest| rest.split(':').next()?.parse().ok());
-        !id.and_then(|id: i64| conversations.get(&id)).is_some_and(|row| row.inbox == inbox)
+        id.and_then(|id: i64| conversations.get(&id)).is_none_or(|row| row.inbox != inbox)
     });
     found
 }
@@ -246,14 +246,7 @@ async fn an_inbox_that_comes_while_nobody_looks_is_read_whole() {
             state.change_conversation(row.id, |row| row.inbox = new_id);
         }
         let app = rig.sync().await;
-        let conversations = state.conversations();
-        let mut found = differences(state, app.store.pool()).await;
-        // Where a conversation moved without a trace in its time, no line shows it again.
-        found.retain(|difference| {
-            !difference.contains("inbox: source Some(Number(105)), mirror Some(Number(102))")
-        });
-        assert_eq!(found, Vec::<String>::new());
-        assert!(conversations.values().any(|row| row.inbox == new_id));
+        rig.assert_equal(&app.store).await;
         let after = names(&app).await;
         assert!(after.iter().any(|name| name.ends_with("/inbox 105")), "{after:?}");
         assert!(!after.iter().any(|name| name.ends_with("/inbox 102")), "{after:?}");
