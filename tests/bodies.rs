@@ -274,6 +274,8 @@ async fn bodies_in_hand_are_bounded_however_many_walkers_there_are() {
         limit: 200,
         page: None,
         view: View::Default,
+        inboxes: Vec::new(),
+        id: None,
     };
     let (held, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cancel = CancellationToken::new();

@@ -8,7 +8,7 @@ mod transport;
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -33,7 +33,6 @@ use super::{
     endpoints::{Endpoint, PageRequest},
     error::{ApiError, ErrorKind},
     limiter::{Limiter, Priority},
-    model::Stream,
     retry::{self, Decision, Failure},
     server_clock::ServerClock,
 };
@@ -66,6 +65,8 @@ struct Shared {
     availability: Arc<Availability>,
     latency: Latency,
     requests: AtomicU64,
+    /// By stream.
+    probes: RwLock<[Option<PageRequest>; 3]>,
 }
 
 /// A complete answer with status 2xx.
@@ -90,6 +91,8 @@ pub struct Response {
 pub struct Inbox {
     pub id: i64,
     pub name: String,
+    /// The user ids of those who belong to it.
+    pub members: Vec<i64>,
 }
 
 /// The team that the credentials belong to: `GET /v1/team` \[V\].
@@ -120,6 +123,7 @@ impl Client {
                 availability: Arc::default(),
                 latency: Latency::default(),
                 requests: AtomicU64::new(0),
+                probes: RwLock::default(),
             }),
             patient: false,
         })
@@ -180,8 +184,14 @@ impl Client {
     ) -> Result<Vec<Inbox>, ApiError> {
         self.send_for(Call::new(Endpoint::Inboxes), priority, cancel, |body| {
             let inboxes = body.as_array()?;
-            let inbox =
-                |inbox: &Value| Some(Inbox { id: integer(&inbox["id"])?, name: text(&inbox["name"]) });
+            let inbox = |inbox: &Value| {
+                let members = inbox["members"].as_array().into_iter().flatten().filter_map(integer);
+                Some(Inbox {
+                    id: integer(&inbox["id"])?,
+                    name: text(&inbox["name"]),
+                    members: members.collect(),
+                })
+            };
             inboxes.iter().map(inbox).collect()
         })
         .await
@@ -195,15 +205,23 @@ impl Client {
         .await
     }
 
-    /// How many rows a stream has at the source \[V\].
+    /// How many rows `request` lists, page and cursor aside \[V\].
     pub async fn count(
         &self,
-        stream: Stream,
+        request: &PageRequest,
         priority: Priority,
         cancel: &CancellationToken,
     ) -> Result<u64, ApiError> {
-        let call = Call::new(Endpoint::Count(stream)).with_body(&Value::Object(Default::default()));
+        let call = Call::new(Endpoint::Count(request.stream)).with_body(&request.count_body());
         self.send_for(call, priority, cancel, |body| integer(body)?.try_into().ok()).await
+    }
+
+    /// From now on the stream's pages are probed with this request instead of [`PageRequest::smallest`]: the
+    /// endpoint may refuse that one before it gets to where it fails.
+    pub fn probe_with(&self, request: PageRequest) {
+        let mut probes = self.shared.probes.write().unwrap_or_else(PoisonError::into_inner);
+        let stream = request.stream as usize;
+        probes[stream] = Some(request);
     }
 
     /// How many requests left since the client was made, retries included.

@@ -35,12 +35,12 @@ pub enum Order {
 }
 
 /// Which rows of a stream a request is to list.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum View {
     /// What the endpoint lists unasked.
     Default,
-    /// Closed conversations: `"id": 0, "filters": {"closed": true}` \[V\], with `"inboxes"` where given.
-    Closed { inboxes: Vec<i64> },
+    /// Closed conversations: `"filters": {"closed": true}` \[V\].
+    Closed,
     /// `"archived": true` \[S\].
     Archived,
 }
@@ -50,6 +50,10 @@ pub enum View {
 pub struct PageRequest {
     pub stream: Stream,
     pub view: View,
+    /// Rows of these inboxes alone: `"filters": {"inboxes": […]}` \[V\]; none: of all.
+    pub inboxes: Vec<i64>,
+    /// `id` of a request for conversations: a member's user id, or 0 \[V\]; `None` leaves it out \[S\].
+    pub id: Option<i64>,
     pub order: Order,
     /// Rows before this time; `None` asks for the newest.
     pub cursor: Option<DateTime<Utc>>,
@@ -67,6 +71,8 @@ impl PageRequest {
         Self {
             stream,
             view: View::Default,
+            inboxes: Vec::new(),
+            id: None,
             order: Order::Default,
             cursor: None,
             cursor_field: CursorField::Date,
@@ -78,7 +84,7 @@ impl PageRequest {
 
     /// The JSON body: `limit`, and of the rest only what is set.
     pub fn body(&self) -> Value {
-        let mut body = Map::new();
+        let mut body = self.listed();
         body.insert("limit".into(), self.limit.into());
         if let Some(cursor) = self.cursor {
             body.insert(self.cursor_field.name().into(), cursor_text(cursor).into());
@@ -92,22 +98,33 @@ impl PageRequest {
         if self.order == Order::UpdatedAt {
             body.insert("order".into(), "updated_at".into());
         }
-        match &self.view {
-            View::Default => {}
-            View::Archived => {
-                body.insert("archived".into(), true.into());
-            }
-            View::Closed { inboxes } => {
-                let mut filters = Map::new();
-                filters.insert("closed".into(), true.into());
-                if !inboxes.is_empty() {
-                    filters.insert("inboxes".into(), inboxes.clone().into());
-                }
-                body.insert("id".into(), 0.into());
-                body.insert("filters".into(), filters.into());
-            }
-        }
         Value::Object(body)
+    }
+
+    /// The JSON body that asks how many rows the request lists, page and cursor aside.
+    pub fn count_body(&self) -> Value {
+        Value::Object(self.listed())
+    }
+
+    /// What says which rows are meant.
+    fn listed(&self) -> Map<String, Value> {
+        let mut body = Map::new();
+        let mut filters = Map::new();
+        match self.view {
+            View::Default => {}
+            View::Archived => drop(body.insert("archived".into(), true.into())),
+            View::Closed => drop(filters.insert("closed".into(), true.into())),
+        }
+        if !self.inboxes.is_empty() {
+            filters.insert("inboxes".into(), self.inboxes.clone().into());
+        }
+        if !filters.is_empty() {
+            body.insert("filters".into(), filters.into());
+        }
+        if let Some(id) = self.id {
+            body.insert("id".into(), id.into());
+        }
+        body
     }
 }
 
@@ -197,6 +214,8 @@ mod tests {
         PageRequest {
             stream: Stream::Conversations,
             view: View::Default,
+            inboxes: Vec::new(),
+            id: None,
             order: Order::Default,
             cursor: None,
             cursor_field: CursorField::Date,
@@ -213,7 +232,6 @@ mod tests {
     #[test]
     fn a_body_holds_what_is_set_and_nothing_else() {
         let cursor = Some(time("2024-12-22T23:31:49.432030Z"));
-        let closed = |inboxes: &[i64]| View::Closed { inboxes: inboxes.to_vec() };
         let cases = [
             (request(), json!({"limit": 200})),
             (
@@ -231,18 +249,27 @@ mod tests {
                 json!({"limit": 200, "order": "updated_at"}),
             ),
             (PageRequest { view: View::Archived, ..request() }, json!({"limit": 200, "archived": true})),
+            (PageRequest { id: Some(7), ..request() }, json!({"limit": 200, "id": 7})),
             (
-                PageRequest { view: closed(&[]), ..request() },
+                PageRequest { view: View::Closed, id: Some(0), ..request() },
                 json!({"limit": 200, "id": 0, "filters": {"closed": true}}),
             ),
             (
-                PageRequest { view: closed(&[4, 7]), ..request() },
+                PageRequest { view: View::Closed, id: Some(0), inboxes: vec![4, 7], ..request() },
                 json!({"limit": 200, "id": 0, "filters": {"closed": true, "inboxes": [4, 7]}}),
             ),
         ];
         for (request, body) in cases {
             assert_eq!(request.body(), body, "{request:?}");
         }
+    }
+
+    #[test]
+    fn rows_are_counted_as_they_are_listed() {
+        let listed = PageRequest { view: View::Closed, id: Some(3), inboxes: vec![4], ..request() };
+        let paged = PageRequest { page: Some(2), ascending: true, ..listed };
+        assert_eq!(paged.count_body(), json!({"id": 3, "filters": {"closed": true, "inboxes": [4]}}));
+        assert_eq!(request().count_body(), json!({}));
     }
 
     #[test]

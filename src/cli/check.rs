@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::config::Settings;
 use crate::store::SchemaState;
 use crate::sync::detect::{Answer, Finding, Probe};
+use crate::sync::ids::Ids;
 use crate::telemetry;
 
 use super::CliError;
@@ -117,7 +118,7 @@ async fn api_answers(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: 
     } else {
         verdicts.good("clock", "agrees with the API's");
     }
-    let probe = Probe { client: &client, limit: api.page_size, cancel };
+    let probe = Probe { client: &client, limit: api.page_size, cancel, ids: &Ids::default() };
     for stream in Stream::ALL {
         match probe.survey(stream).await {
             Ok(survey) => survey.findings.iter().for_each(|finding| reading(stream, finding, verdicts)),

@@ -4,9 +4,10 @@ use std::{io::Write, net::SocketAddr, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::sandbox::{
-    CursorFields, DefaultView, Paging, Precision, RateLimit, Sandbox, SandboxCredentials, SandboxError,
-    SandboxOptions, Slips, TeamOptions, UpdatedOrder,
+    CursorFields, DefaultView, IdRule, OtherwiseGets, Paging, Precision, RateLimit, Sandbox,
+    SandboxCredentials, SandboxError, SandboxOptions, Slips, TeamOptions, UpdatedOrder, WantedId,
 };
 
 /// Serve a made-up Heymarket team on this machine.
@@ -89,6 +90,21 @@ pub struct ReadingArgs {
     /// `page` counts for nothing
     #[arg(long)]
     pub ignore_page: bool,
+    /// Which `id` a request for conversations must bear
+    #[arg(long, value_enum, default_value_t = WantedId::Any)]
+    pub conversations_id: WantedId,
+    /// What a request for conversations with another `id` gets
+    #[arg(long, value_enum, default_value_t = OtherwiseGets::BadData)]
+    pub conversations_id_else: OtherwiseGets,
+    /// A member's id lists the conversations of that member's inboxes alone
+    #[arg(long)]
+    pub conversations_own_inboxes: bool,
+    /// Closed conversations are listed only where the request names inboxes
+    #[arg(long)]
+    pub closed_by_inbox: bool,
+    /// Of closed conversations, only those that changed within this time are listed unasked
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub closed_within: Option<Duration>,
     /// The number of the first page
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub first_page: u8,
@@ -123,6 +139,14 @@ impl From<&SandboxArgs> for SandboxOptions {
                 precision: args.reading.cursor_precision,
                 message_cursor: args.reading.message_cursor,
                 updated_order: args.reading.updated_order,
+                closed_since: args.reading.closed_within.map(|within| clock::now() - within),
+                closed_by_inbox: args.reading.closed_by_inbox,
+                conversation_id: IdRule {
+                    wanted: args.reading.conversations_id,
+                    otherwise: args.reading.conversations_id_else,
+                    own_inboxes_only: args.reading.conversations_own_inboxes,
+                    ..IdRule::default()
+                },
                 ..Paging::default()
             },
             credentials: SandboxCredentials {
@@ -203,6 +227,7 @@ fn page_cap(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
     use clap::Parser;
 
     use super::*;
@@ -227,7 +252,8 @@ mod tests {
             "--messages 7 --span 2h --rate 1.5 --latency 20ms --requests-per-minute 0 --faults 0.25 --gzip \
              --page-cap 50 --conversations-default open --secret-id a --secret-key b --listen 127.0.0.1:0 \
              --cursor-inclusive --cursor-precision seconds --message-cursor date --updated-order ignored \
-             --ignore-limit --ignore-page --first-page 0 --slips 0.5 --late 3s",
+             --ignore-limit --ignore-page --first-page 0 --slips 0.5 --late 3s --conversations-id member \
+             --conversations-id-else empty --conversations-own-inboxes --closed-within 1h --closed-by-inbox",
         )
         .unwrap();
         assert_eq!((set.team.messages, set.team.span), (7, Duration::from_secs(7_200)));
@@ -244,8 +270,17 @@ mod tests {
             message_cursor: CursorFields::Date,
             updated_order: UpdatedOrder::Ignored,
             conversations: DefaultView::Open,
+            closed_since: set.paging.closed_since,
+            closed_by_inbox: true,
+            conversation_id: IdRule {
+                wanted: WantedId::Member,
+                otherwise: OtherwiseGets::Empty,
+                own_inboxes_only: true,
+                stands_for: None,
+            },
             ..Paging::default()
         };
+        assert!(set.paging.closed_since.is_some_and(|since| since < clock::now() - TimeDelta::minutes(59)));
         assert_eq!(set.paging, reading);
         assert_eq!(defaults.paging, Paging::default());
         assert_eq!((set.slips.probability, set.slips.late), (0.5, Duration::from_secs(3)));

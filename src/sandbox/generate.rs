@@ -102,17 +102,21 @@ impl Maker {
     fn new(options: &TeamOptions, end: DateTime<Utc>) -> Self {
         let span = i64::try_from(options.span.as_micros()).unwrap_or(i64::MAX).clamp(1, MAX_SPAN);
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let users = (0..USERS)
+        let users: Vec<User> = (0..USERS)
             .map(|index| {
                 let first = corpus::FIRST_NAMES[index];
                 let last = corpus::pick(&mut rng, &corpus::LAST_NAMES);
                 User { id: 2_001 + index as i64, name: Arc::from(format!("{first} {last}")) }
             })
             .collect();
-        let inboxes = INBOXES
-            .iter()
-            .map(|&(id, name)| Inbox { id, name, phone: Arc::from(format!("1415555{:04}", id)) })
-            .collect();
+        let inbox = |(index, &(id, name)): (usize, &(i64, &str))| Inbox {
+            id,
+            name: Arc::from(name),
+            phone: Arc::from(format!("1415555{id:04}")),
+            // Nobody belongs to all.
+            members: (0..USERS).filter(|user| (user + index) % 3 != 0).map(|user| users[user].id).collect(),
+        };
+        let inboxes = INBOXES.iter().enumerate().map(inbox).collect();
         let words = Words {
             empty: Arc::from(""),
             null: Arc::from("null"),

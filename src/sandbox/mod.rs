@@ -45,11 +45,11 @@ pub use self::{
     observe::Counters,
     paging::PageRead,
     quota::RateLimit,
-    reading::{CursorFields, DefaultView, Paging, Precision, UpdatedOrder},
+    reading::{CursorFields, DefaultView, IdRule, OtherwiseGets, Paging, Precision, UpdatedOrder, WantedId},
     rows::{CLOSED, Contact, Conversation, Member, Message, Note, OPEN, Row},
     slips::{Slip, Slips},
     state::SandboxState,
-    team::TEAM_ID,
+    team::{Inbox, TEAM_ID},
     traffic::Event,
 };
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{
     endpoint::Endpoint,
     json,
-    reading::{DefaultView, Paging, UpdatedOrder},
+    reading::{DefaultView, OtherwiseGets, Paging, UpdatedOrder, WantedId},
     rows::{Contact, Conversation, Message, Row},
     slips::{Disturbance, Slip},
     table::{Line, Table, walk},
@@ -28,6 +28,8 @@ pub struct PageRead {
     pub unread: Option<bool>,
     pub archived: bool,
     pub inboxes: Vec<i64>,
+    /// As asked; 0 and absent are told apart.
+    pub id: Option<i64>,
     /// Rows in the answer.
     pub rows: usize,
 }
@@ -40,6 +42,7 @@ struct Body {
     created_at: Option<String>,
     date: Option<String>,
     filters: Option<Filters>,
+    id: Option<i64>,
     limit: Option<i64>,
     order: Option<String>,
     page: Option<i64>,
@@ -87,8 +90,47 @@ impl PageRead {
             unread: filters.unread,
             archived: body.archived.unwrap_or(false),
             inboxes: filters.inboxes.unwrap_or_default(),
+            id: body.id,
             rows: 0,
         })
+    }
+
+    /// Refuses a request for conversations whose `id` is not the wanted one, where it is not to be answered with
+    /// nothing instead.
+    pub(super) fn check_id(&self, team: &Team, paging: &Paging) -> Result<(), String> {
+        match paging.conversation_id.otherwise {
+            OtherwiseGets::BadData if !self.has_wanted_id(team, paging) => {
+                Err("id is not the wanted one".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_wanted_id(&self, team: &Team, paging: &Paging) -> bool {
+        self.endpoint != Endpoint::Conversations
+            || match paging.conversation_id.wanted {
+                WantedId::Any => true,
+                WantedId::None => self.id.is_none(),
+                WantedId::Zero => self.id == Some(0),
+                WantedId::Member => {
+                    self.id.is_some_and(|id| team.inboxes.iter().any(|inbox| inbox.members.contains(&id)))
+                }
+            }
+    }
+
+    /// The inboxes whose conversations the request may list; `None`: all.
+    fn visible(&self, team: &Team, paging: &Paging) -> Option<Vec<i64>> {
+        let rule = &paging.conversation_id;
+        if !self.has_wanted_id(team, paging) {
+            return Some(Vec::new());
+        }
+        let member = match self.id.filter(|id| *id != 0) {
+            Some(id) if rule.own_inboxes_only => id,
+            Some(_) => return None,
+            None => rule.stands_for?,
+        };
+        let own = team.inboxes.iter().filter(|inbox| inbox.members.contains(&member));
+        Some(own.map(|inbox| inbox.id).collect())
     }
 
     /// Writes the page's array, and notes how many rows it has.
@@ -103,8 +145,10 @@ impl PageRead {
             Endpoint::Conversations => {
                 let rows = team.conversations();
                 let list = List { rows, line: rows.by_updated(), time: Conversation::updated };
-                let shown =
-                    |row: &Conversation| self.shows(row, paging) && team.is_listed(self.endpoint, row.id);
+                let visible = self.visible(team, paging);
+                let shown = |row: &Conversation| {
+                    self.shows(row, paging, visible.as_deref()) && team.is_listed(self.endpoint, row.id)
+                };
                 let found = self.page(&list, paging, disturbance, shown);
                 json::array(out, &found, |out, row| team.write_conversation(out, row));
                 found.len()
@@ -153,8 +197,10 @@ impl PageRead {
         match self.endpoint {
             Endpoint::Conversations => {
                 let rows = team.conversations();
+                let visible = self.visible(team, paging);
                 let counts = |row: &Conversation| {
-                    self.shows(row, paging) && team.is_listed(Endpoint::Conversations, row.id)
+                    self.shows(row, paging, visible.as_deref())
+                        && team.is_listed(Endpoint::Conversations, row.id)
                 };
                 rows.slots().filter(|&slot| counts(rows.at(slot))).count()
             }
@@ -224,15 +270,19 @@ impl PageRead {
     }
 
     /// `archived` is read as another name for closed: the documents don't tell the two apart.
-    fn shows(&self, conversation: &Conversation, paging: &Paging) -> bool {
+    fn shows(&self, conversation: &Conversation, paging: &Paging, visible: Option<&[i64]>) -> bool {
+        let recent = paging.closed_since.is_none_or(|since| conversation.updated >= since);
         let closed = match (self.closed, self.archived, paging.conversations) {
             (Some(closed), ..) => Some(closed),
             (None, true, _) => Some(true),
-            (None, false, DefaultView::Open) => Some(false),
-            (None, false, DefaultView::Both) => None,
+            (None, false, DefaultView::Both) if recent => None,
+            (None, false, _) => Some(false),
         };
-        closed.is_none_or(|closed| closed == conversation.is_closed())
+        let unasked = paging.closed_by_inbox && self.inboxes.is_empty();
+        !(unasked && (self.closed == Some(true) || self.archived))
+            && closed.is_none_or(|closed| closed == conversation.is_closed())
             && self.unread.is_none_or(|unread| unread == conversation.is_unread())
+            && visible.is_none_or(|visible| visible.contains(&conversation.inbox))
             && (self.inboxes.is_empty() || self.inboxes.contains(&conversation.inbox))
     }
 }

@@ -26,6 +26,11 @@ pub struct Paging {
     /// What `order: updated_at` does to messages.
     pub updated_order: UpdatedOrder,
     pub conversations: DefaultView,
+    /// Of closed conversations, those that the endpoint lists unasked changed at this time or later; `None`: all.
+    pub closed_since: Option<DateTime<Utc>>,
+    /// Whether closed conversations that are asked for are listed only by inbox, and archived ones not at all.
+    pub closed_by_inbox: bool,
+    pub conversation_id: IdRule,
 }
 
 impl Default for Paging {
@@ -42,6 +47,9 @@ impl Default for Paging {
             row_cursor: CursorFields::Date,
             updated_order: UpdatedOrder::Honoured,
             conversations: DefaultView::Both,
+            closed_since: None,
+            closed_by_inbox: false,
+            conversation_id: IdRule::default(),
         }
     }
 }
@@ -112,4 +120,40 @@ pub enum DefaultView {
     Open,
     /// Open and closed ones.
     Both,
+}
+
+/// What `id` means in a request for conversations, and for their number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdRule {
+    pub wanted: WantedId,
+    /// What a request with another `id` gets.
+    pub otherwise: OtherwiseGets,
+    /// Whether a member's id lists the inboxes of that member alone.
+    pub own_inboxes_only: bool,
+    /// The member in whose place requests without a member's id are answered; `None`: they list all inboxes.
+    pub stands_for: Option<i64>,
+}
+
+/// Which `id` a request for conversations must bear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum WantedId {
+    /// Whatever it bears is right.
+    #[default]
+    Any,
+    /// It must bear none.
+    None,
+    /// It must bear 0.
+    Zero,
+    /// It must bear the user id of a member of an inbox.
+    Member,
+}
+
+/// What a request with the wrong `id` gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OtherwiseGets {
+    /// Status 400.
+    #[default]
+    BadData,
+    /// No rows, as if there were none.
+    Empty,
 }

@@ -197,6 +197,7 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
     match endpoint {
         Endpoint::Messages | Endpoint::Conversations | Endpoint::Contacts => {
             let mut page = PageRead::parse(endpoint, body, &paging).map_err(Refusal::bad_data)?;
+            page.check_id(&team, &paging).map_err(Refusal::bad_data)?;
             out.reserve(paging.page_rows(page.limit).min(RESERVED_ROWS) * ROW_BYTES);
             let mut disturbance = state.next_disturbance();
             page.write(&team, &paging, &mut disturbance, &mut out);
@@ -235,6 +236,7 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
                 _ => Endpoint::Messages,
             };
             let page = PageRead::parse(counted, body, &paging).map_err(Refusal::bad_data)?;
+            page.check_id(&team, &paging).map_err(Refusal::bad_data)?;
             json::text(&mut out, &page.count(&team, &paging).to_string());
         }
     }

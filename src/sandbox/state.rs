@@ -26,7 +26,7 @@ use super::{
     script::Script,
     slips::{Disturbance, SlipPlan, Slips},
     table::Table,
-    team::Team,
+    team::{Inbox, Team},
     traffic::{Event, Traffic},
 };
 use crate::clock;
@@ -124,6 +124,20 @@ impl SandboxState {
     /// Inserts, or replaces the contact of that id.
     pub fn put_contact(&self, contact: Contact) {
         self.team_mut().put_contact(contact);
+    }
+
+    /// Inserts, or replaces the inbox of that id.
+    pub fn put_inbox(&self, inbox: Inbox) {
+        self.team_mut().put_inbox(inbox);
+    }
+
+    /// Takes the inbox out of the list of inboxes; whether there was one. Its conversations stay.
+    pub fn remove_inbox(&self, id: i64) -> bool {
+        self.team_mut().remove_inbox(id)
+    }
+
+    pub fn inboxes(&self) -> Vec<Inbox> {
+        self.team().inboxes.clone()
     }
 
     /// Changes the message as `change` says, `updated` included; whether there was one. The id must stay.

@@ -18,11 +18,15 @@ use super::{
 /// The id of the generated team.
 pub const TEAM_ID: i64 = 4_711;
 
+/// A number that the team texts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbox {
     pub id: i64,
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// E.164 digits without `+`.
     pub phone: Arc<str>,
+    /// The user ids of who may see its conversations.
+    pub members: Vec<i64>,
 }
 
 pub struct User {
@@ -120,6 +124,19 @@ impl Team {
         self.conversations_by_phone.entry(key).or_default().insert(id);
     }
 
+    /// Inserts, or replaces the inbox of that id.
+    pub(super) fn put_inbox(&mut self, inbox: Inbox) {
+        self.remove_inbox(inbox.id);
+        self.inboxes.push(inbox);
+    }
+
+    /// Takes the inbox out of the list; its conversations stay.
+    pub(super) fn remove_inbox(&mut self, id: i64) -> bool {
+        let before = self.inboxes.len();
+        self.inboxes.retain(|inbox| inbox.id != id);
+        self.inboxes.len() < before
+    }
+
     pub(super) fn put_contact(&mut self, contact: Contact) {
         self.contacts.put(contact);
     }
@@ -204,9 +221,9 @@ impl Team {
         json::array(out, &self.inboxes, |out, inbox| {
             let mut object = Object::open(out);
             object.integer("id", inbox.id);
-            object.text("name", inbox.name);
+            object.text("name", &inbox.name);
             object.integer("team", TEAM_ID);
-            json::array(object.value("members"), &self.users, |out, user| json::integer(out, user.id));
+            json::array(object.value("members"), &inbox.members, |out, member| json::integer(out, *member));
             json::array(object.value("phones"), [&inbox.phone], |out, phone| json::text(out, phone));
             object.text("phone", &inbox.phone);
             object.flag("auto_assignable", false);

@@ -5,7 +5,6 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::endpoints::View;
-use crate::api::error::ErrorKind;
 use crate::api::limiter::Priority;
 use crate::interval::{Interval, TICK};
 use crate::store::STANDING;
@@ -43,7 +42,7 @@ impl LineTask {
             match self.count().await? {
                 Some(counted) if counted > 0 && !self.listed => {
                     let (stream, line) = (self.errand.line.stream, self.errand.line.name());
-                    warn!(%stream, line, counted, "the API lists no row, but counts some; the list is asked for again");
+                    warn!(%stream, %line, counted, "the API lists no row, but counts some; the list is asked for again");
                     None
                 }
                 Some(counted) if self.is_confirmed(counted, emptiness.weak).await? => Some(end),
@@ -73,15 +72,11 @@ impl LineTask {
     /// The API's count of the stream's rows, where the line lists all of them and the API tells.
     async fn count(&self) -> Result<Option<u64>, SyncError> {
         let (reader, line) = (&self.engine.reader, &self.errand.line);
-        if line.view != View::Default || reader.readings.of(line.stream).views_are_hidden {
+        let found = reader.readings.of(line.stream);
+        if line.view != View::Default || line.inbox.is_some() || found.views_are_hidden {
             return Ok(None);
         }
-        match reader.client.count(line.stream, Priority::Tail, &reader.cancel).await {
-            Ok(count) => Ok(Some(count)),
-            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error.into()),
-            // It would only have saved time.
-            Err(_) => Ok(None),
-        }
+        Ok(reader.probe(&found.ids).total(line).await?)
     }
 
     async fn is_confirmed(&self, counted: u64, weak: bool) -> Result<bool, SyncError> {
@@ -90,7 +85,7 @@ impl LineTask {
         let held = self.engine.store.held_rows(line.stream).await?;
         let confirmed = confirms(counted, held, weak);
         if !confirmed && counted != held {
-            info!(stream = %line.stream, line = line.name(), counted, held, "the API counts other rows than are held");
+            info!(stream = %line.stream, line = %line.name(), counted, held, "the API counts other rows than are held");
         }
         Ok(confirmed)
     }

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::model::Stream;
-use crate::store::{BACKFILL, STANDING, Store};
+use crate::store::{BACKFILL, STANDING};
 
+use super::ended::EndedLine;
 use super::line::Line;
 use super::line_task::Duty;
 use super::scheduler::{Engine, Oldest, SyncError, worse};
@@ -34,25 +35,20 @@ impl Lines {
         self.running.contains_key(line)
     }
 
-    /// Begins the line, unless it runs already. One of the same name that asks for other inboxes ends, and what it
-    /// proved is taken back: it says nothing about inboxes that it did not ask for.
-    pub(super) async fn keep(&mut self, line: Line, oldest: Oldest) -> Result<(), SyncError> {
+    /// Begins the line, unless it runs already.
+    pub(super) fn keep(&mut self, line: Line, oldest: Oldest) {
         if self.running.contains_key(&line) {
-            return Ok(());
-        }
-        if self.running.keys().any(|other| other.name() == line.name()) {
-            self.withdraw(&line, "other inboxes are asked for now").await?;
+            return;
         }
         let mut engine = self.engine.clone();
         let stop = engine.reader.cancel.child_token();
         engine.reader.cancel = stop.clone();
-        self.running.insert(line.clone(), stop);
+        self.running.insert(line, stop);
         let (run, duty) = (self.run, self.duty);
         self.tasks.spawn(async move {
-            let ended = engine.line(line.clone(), oldest, run, duty).await;
+            let ended = engine.line(line, oldest, run, duty).await;
             (line, ended)
         });
-        Ok(())
     }
 
     /// Ends backfills of lines that the stream does not need any more: nobody would carry them out.
@@ -60,7 +56,7 @@ impl Lines {
         let needed: Vec<_> = self.running.keys().map(Line::name).collect();
         for (key, _) in self.engine.store.coverage().await? {
             let is_backfill = key.stream == stream && key.pass.starts_with(BACKFILL);
-            if is_backfill && !needed.contains(&key.line.as_str()) {
+            if is_backfill && !needed.iter().any(|name| *name == key.line) {
                 info!(%stream, line = key.line, pass = key.pass, "dropped: another line shows its rows");
                 self.engine.store.end_pass(&self.engine.lease, &key).await?;
             }
@@ -68,43 +64,40 @@ impl Lines {
         Ok(())
     }
 
-    /// Ends a line whose rows the main line shows now. Where it had not read them yet, the main line had read past
-    /// them: that is taken back.
-    pub(super) async fn end(&mut self, line: &Line) -> Result<(), SyncError> {
-        let passes = async |store: &Store| -> Result<Vec<_>, SyncError> {
-            let mut coverage = store.coverage().await?;
-            coverage.retain(|(key, _)| key.stream == line.stream && key.line == line.name());
-            Ok(coverage)
-        };
+    /// Ends a line of the ledger. Where it had not read its rows yet, the lines that show them now had read past them:
+    /// that is withdrawn.
+    pub(super) async fn end(&mut self, stream: Stream, ended: &EndedLine) -> Result<(), SyncError> {
         let store = self.engine.store.clone();
-        if passes(&store).await?.is_empty() {
-            return Ok(());
+        self.stop(&ended.name).await?;
+        for heir in &ended.heirs {
+            self.stop(&heir.name()).await?;
         }
-        let main = Line::main(line.stream);
-        self.stop(line.name()).await?;
-        self.stop(main.name()).await?;
+        let mut coverage = store.coverage().await?;
+        coverage.retain(|(key, _)| key.stream == stream && key.line == ended.name);
         let reason = "rows of another line that were not read are on this one now";
-        for (key, state) in passes(&store).await? {
-            let shown_by = main.key(&key.pass);
-            if key.pass.starts_with(BACKFILL) {
-                let (from, to) = (state.wanted_from, state.wanted_to);
-                store.begin_pass(&self.engine.lease, &shown_by, from, to, state.started_at).await?;
-            }
-            let shown = store.pass(&shown_by).await?;
-            for part in shown.into_iter().flat_map(|shown| shown.covered) {
-                for unread in store.gaps(&key, part).await? {
-                    store.withdraw(&self.engine.lease, &shown_by, unread, reason).await?;
+        for (key, state) in coverage {
+            for heir in &ended.heirs {
+                let shown_by = heir.key(&key.pass);
+                if key.pass.starts_with(BACKFILL) {
+                    let (from, to) = (state.wanted_from, state.wanted_to);
+                    store.begin_pass(&self.engine.lease, &shown_by, from, to, state.started_at).await?;
+                }
+                let shown = store.pass(&shown_by).await?;
+                for part in shown.into_iter().flat_map(|shown| shown.covered) {
+                    for unread in store.gaps(&key, part).await? {
+                        store.withdraw(&self.engine.lease, &shown_by, unread, reason).await?;
+                    }
                 }
             }
         }
-        store.end_line(&self.engine.lease, line.stream, line.name()).await?;
-        info!(stream = %line.stream, line = line.name(), "the line ends: the endpoint's own list shows its rows");
+        store.end_line(&self.engine.lease, stream, &ended.name).await?;
+        info!(%stream, line = ended.name, reason = ended.reason, "the line ends");
         Ok(())
     }
 
     /// Stops the line and takes back what it proved since its reading was confirmed last.
     pub(super) async fn withdraw(&mut self, line: &Line, reason: &str) -> Result<(), SyncError> {
-        self.stop(line.name()).await?;
+        self.stop(&line.name()).await?;
         self.engine.store.withdraw_unconfirmed(&self.engine.lease, &line.key(STANDING), reason).await?;
         Ok(())
     }

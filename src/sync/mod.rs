@@ -1,11 +1,14 @@
 //! What to read next, walking it, and handing it to the database: planner, walkers, writer, scheduler.
 
 mod catch_up;
+mod counted;
 pub mod detect;
 mod doubt;
 mod emptiness;
+mod ended;
 pub mod fill;
 mod handed;
+pub mod ids;
 mod known;
 pub mod line;
 mod line_task;
@@ -14,6 +17,7 @@ mod passes;
 pub mod planner;
 pub mod progress;
 pub mod readings;
+mod recorded;
 pub mod requests;
 pub mod retry;
 pub mod scheduler;

@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 use crate::api::endpoints::CursorField;
 use crate::api::model::Stream;
 
+use super::ids::Ids;
+
 /// The readings in force. Changed when a test finds another; what is asked next follows it.
 #[derive(Debug, Default)]
 pub struct Readings {
@@ -21,7 +23,7 @@ struct StreamReadings {
 }
 
 /// What was found about a stream; the default is what the documentation says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The field that carries the cursor, where it is not the documented one.
     pub cursor: Option<CursorField>,
@@ -31,11 +33,13 @@ pub struct Found {
     pub changes_are_seen: bool,
     /// The endpoint's own list leaves out rows that other views show.
     pub views_are_hidden: bool,
+    /// The ids that requests for conversations bear.
+    pub ids: Ids,
 }
 
 impl Readings {
     pub fn of(&self, stream: Stream) -> Found {
-        *self.streams[stream as usize].found.read().unwrap_or_else(PoisonError::into_inner)
+        self.streams[stream as usize].found.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A walk met pages that contradict what is in force: it is to be tested anew.

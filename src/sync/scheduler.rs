@@ -243,15 +243,17 @@ impl Engine {
     /// Keeps a task per line; which lines there are follows what tests find out about the API.
     async fn lines(&self, stream: Stream, run: i64, duty: Duty) -> Result<(), SyncError> {
         let mut lines = Lines::new(self.clone(), run, duty);
+        self.recall_ids(stream).await?;
         let main = Line::main(stream);
         let mut undecided = 0;
         let mut doubted = false;
         let mut confirmed = false;
         loop {
             let surveyed_at = Instant::now();
-            // Whatever the tests find, there is a main line: what it begins with need not wait for them.
+            let ids = self.reader.readings.of(stream).ids;
+            // Most tests find that there is a main line: what it begins with need not wait for them.
             let (surveyed, oldest) = tokio::join!(self.survey(stream, doubted), async {
-                if lines.has(&main) {
+                if lines.has(&main) || ids.are_members() {
                     return Ok(Oldest::Unasked);
                 }
                 self.oldest(&main).await.map(Oldest::Told)
@@ -263,7 +265,9 @@ impl Engine {
                 Err(SyncError::Api(error)) if duty == Duty::Keep && !error.is_outage() => {
                     let error = telemetry::chain(&error);
                     warn!(%stream, error, "the API could not be tested; trying again");
-                    lines.keep(main.clone(), oldest).await?;
+                    for line in self.untested(stream) {
+                        lines.keep(line, if line == main { oldest } else { Oldest::Unasked });
+                    }
                     lines.watch(stream, UNTESTED).await?;
                     continue;
                 }
@@ -275,22 +279,27 @@ impl Engine {
             for line in &surveyed.contradicted {
                 lines.withdraw(line, "the API reads its documentation differently now").await?;
             }
-            for line in &surveyed.needless {
-                lines.end(line).await?;
+            for ended in &surveyed.ended {
+                lines.end(stream, ended).await?;
             }
             if !surveyed.contradicted.is_empty() {
                 crash::pass(CrashPoint::Contradicted);
             }
             self.record(stream, &surveyed).await?;
-            for line in surveyed.lines {
-                let oldest = if line == main { oldest } else { Oldest::Unasked };
-                lines.keep(line, oldest).await?;
+            // Another id may be what lists any rows.
+            let told = self.reader.readings.of(stream).ids == ids;
+            for line in &surveyed.lines {
+                lines.keep(*line, if *line == main && told { oldest } else { Oldest::Unasked });
             }
             lines.end_orphans(stream).await?;
             if duty == Duty::Keep {
+                self.compare_counts(stream, &surveyed.lines).await?;
                 lines.watch(stream, holds_for).await?;
             } else {
                 let outcome = lines.finish().await;
+                if outcome.is_ok() {
+                    self.compare_counts(stream, &surveyed.lines).await?;
+                }
                 let again = !doubted && self.reader.readings.is_doubted(stream);
                 if unconfirmed && !std::mem::replace(&mut confirmed, true) {
                     self.rest_until(surveyed_at + self.settings.sync.empty_apart).await?;
@@ -316,13 +325,34 @@ impl Engine {
         run: i64,
         duty: Duty,
     ) -> Result<(), SyncError> {
+        self.wait_for_member(&line, duty).await?;
         let oldest = match oldest {
             Oldest::Told(oldest) => oldest,
             Oldest::Unasked => self.oldest(&line).await?,
         };
-        let errand =
-            Errand { line: line.clone(), pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
+        let errand = Errand { line, pass: STANDING.to_owned(), run, priority: Priority::Tail, oldest };
         LineTask::begin(self.clone(), errand).await?.work(duty).await
+    }
+
+    /// Returns once there is a request that lists the line. Until then nothing of it is held, and the ledger shows it.
+    async fn wait_for_member(&self, line: &Line, duty: Duty) -> Result<(), SyncError> {
+        let can_ask = || self.reader.readings.of(line.stream).ids.can_ask(line);
+        if can_ask() {
+            return Ok(());
+        }
+        let from = self.settings.streams.of(line.stream).history_start;
+        let (key, now) = (line.key(STANDING), self.reader.server_now());
+        self.store.begin_pass(&self.lease, &key, from, None, now).await?;
+        while !can_ask() {
+            if duty != Duty::Keep {
+                return Err(SyncError::Open(1));
+            }
+            tokio::select! {
+                () = self.reader.cancel.cancelled() => return Err(SyncError::Stopped),
+                () = tokio::time::sleep(UNTESTED) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The time of the line's oldest row, as a hint for the fill; not asked for where nothing is to be filled.
@@ -350,13 +380,14 @@ impl Engine {
     }
 
     pub(super) async fn ask_oldest(&self, line: &Line) -> Result<Option<DateTime<Utc>>, SyncError> {
-        match self.reader.probe().oldest(line).await {
+        let ids = self.reader.readings.of(line.stream).ids;
+        match self.reader.probe(&ids).oldest(line).await {
             Ok(oldest) => Ok(oldest),
             Err(error) if error.is_outage() || error.kind() == ErrorKind::Cancelled => Err(error.into()),
             // It only helps to divide the line.
             Err(error) => {
                 let (stream, line, error) = (line.stream, line.name(), telemetry::chain(&error));
-                warn!(%stream, line, error, "the line's oldest row could not be asked for");
+                warn!(%stream, line = &*line, error, "the line's oldest row could not be asked for");
                 Ok(None)
             }
         }

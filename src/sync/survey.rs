@@ -1,22 +1,23 @@
 //! Which lines a stream needs: the tests of how the API reads its documentation, recorded and put in force.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use tracing::{info, warn};
 
 use crate::api::endpoints::View;
-use crate::api::model::{Stream, TimeField};
-use crate::clock;
-use crate::store::{Reading, STANDING};
+use crate::api::model::Stream;
+use crate::store::STANDING;
 
 use super::detect::{Answer, Finding, Question, Survey};
+use super::ended::{self, EndedLine, Needs};
+use super::ids::Ids;
 use super::line::Line;
 use super::readings::Found;
+use super::recorded::{DECIDED, Recorded};
 use super::scheduler::{Engine, SyncError};
 
-/// How long a decided reading holds before it is tested again.
-const DECIDED: Duration = Duration::from_secs(3_600);
 /// When an undecided reading is tested again: at first, and at most after doubling.
 const UNDECIDED_FIRST: Duration = Duration::from_secs(15);
 const UNDECIDED_MOST: Duration = Duration::from_secs(960);
@@ -26,8 +27,8 @@ pub(super) struct Surveyed {
     pub lines: Vec<Line>,
     /// Lines whose reading has changed: what they proved since the last positive test is withdrawn.
     pub contradicted: Vec<Line>,
-    /// Lines whose rows the main line has been found to show.
-    pub needless: Vec<Line>,
+    /// Lines in the ledger that are not to be read any more.
+    pub ended: Vec<EndedLine>,
     /// Lines whose reading a test has just confirmed.
     confirmed: Vec<Line>,
     decided: bool,
@@ -63,12 +64,46 @@ impl Engine {
         if !doubted && let Some(surveyed) = self.recall(stream, &recorded) {
             return Ok(surveyed);
         }
-        let mut survey = self.reader.probe().survey(stream).await?;
-        if recorded.is_doubtful(&survey) {
+        let names = self.line_names(stream).await?;
+        let ids = self.reader.readings.of(stream).ids;
+        let probe = self.reader.probe(&ids);
+        let mut survey = probe.survey(stream).await?;
+        if recorded.is_doubtful(&survey) || !ended::without_inbox(&names, survey.inboxes.as_ref()).is_empty()
+        {
             // One page out of order can do that.
-            survey = self.reader.probe().survey(stream).await?;
+            let inboxes = survey.inboxes;
+            survey = probe.survey(stream).await?;
+            // What one of the answers names exists.
+            survey.inboxes = match (survey.inboxes, inboxes) {
+                (Some(now), Some(before)) => Some(now.into_iter().chain(before).collect()),
+                _ => None,
+            };
         }
-        Ok(self.put_in_force(stream, survey, &recorded))
+        Ok(self.put_in_force(stream, survey, &recorded, &names))
+    }
+
+    /// Follows what was found about `id` by an earlier process, until a test finds the same or another.
+    pub(super) async fn recall_ids(&self, stream: Stream) -> Result<(), SyncError> {
+        let recorded = Recorded::of(stream, self.store.readings().await?);
+        if let Some(ids) = recorded.ids() {
+            self.reader.readings.put(stream, Found { ids, ..self.reader.readings.of(stream) });
+        }
+        Ok(())
+    }
+
+    /// The lines to keep while no test can be made.
+    pub(super) fn untested(&self, stream: Stream) -> Vec<Line> {
+        let ids = self.reader.readings.of(stream).ids;
+        match ids.inboxes() {
+            Some(inboxes) => inboxes.map(|inbox| Line::conversations(View::Default, Some(inbox))).collect(),
+            None => vec![Line::main(stream)],
+        }
+    }
+
+    /// The names of the stream's lines in the ledger.
+    async fn line_names(&self, stream: Stream) -> Result<BTreeSet<String>, SyncError> {
+        let coverage = self.store.coverage().await?.into_iter();
+        Ok(coverage.filter(|(key, _)| key.stream == stream).map(|(key, _)| key.line).collect())
     }
 
     /// What was found within the last hour; `None` where that does not answer everything.
@@ -76,19 +111,18 @@ impl Engine {
         if needed(stream).iter().any(|question| recorded.fresh(*question).is_none()) {
             return None;
         }
-        // Which request shows them is not stored.
-        if [Question::Closed, Question::Archived]
-            .into_iter()
-            .any(|view| recorded.fresh(view) == Some(Answer::Yes))
-        {
+        // Which requests list them is not stored.
+        let hidden = [Question::Closed, Question::Archived].into_iter().any(|view| recorded.may_hide(view));
+        let ids = recorded.ids().unwrap_or_default();
+        if hidden || ids.are_members() {
             return None;
         }
-        let found = found(|question| recorded.fresh(question).unwrap_or(Answer::Undecided));
-        self.reader.readings.put(stream, found);
+        let found = found(ids, |question| recorded.fresh(question).unwrap_or(Answer::Undecided));
+        self.reader.readings.put(stream, found.clone());
         Some(Surveyed {
-            lines: lines(stream, found, &[]),
+            lines: lines(stream, &found, vec![Line::main(stream)], &[]),
             contradicted: Vec::new(),
-            needless: Vec::new(),
+            ended: Vec::new(),
             confirmed: Vec::new(),
             decided: true,
             unconfirmed: false,
@@ -96,38 +130,75 @@ impl Engine {
         })
     }
 
-    fn put_in_force(&self, stream: Stream, survey: Survey, recorded: &Recorded) -> Surveyed {
+    fn put_in_force(
+        &self,
+        stream: Stream,
+        survey: Survey,
+        recorded: &Recorded,
+        names: &BTreeSet<String>,
+    ) -> Surveyed {
         let apart = TimeDelta::from_std(self.settings.sync.empty_apart).unwrap_or(TimeDelta::MAX);
         // A test that decides nothing leaves in force what was decided before.
         let now = |question| match survey.answer(question) {
             Answer::Undecided => recorded.answer(question),
             answer => answer,
         };
-        let found = found(now);
-        self.reader.readings.put(stream, found);
+        let (ids, own) = match recorded.ids().filter(|ids| ids.kind() != survey.ids.kind()) {
+            Some(ids) if survey.answer(Question::Id) == Answer::Undecided => {
+                let own = own_lines(stream, &ids, survey.inboxes.as_ref());
+                (ids, own)
+            }
+            _ => (survey.ids.clone(), survey.own.clone()),
+        };
+        let mut hidden = survey.hidden.clone();
+        hidden.retain(|line| {
+            now(Question::of(line.view)) != Answer::No && (line.inbox.is_some() || !ids.are_members())
+        });
+        let found = found(ids, now);
+        self.reader.readings.put(stream, found.clone());
+        if let Some(line) = own.iter().find(|line| found.ids.can_ask(line)) {
+            self.reader.client.probe_with(line.newest_row(&found.ids));
+        }
+        let lines = lines(stream, &found, own, &hidden);
         let mut contradicted = Vec::new();
         let mut confirmed = Vec::new();
-        let mut rests_on = vec![(Line::main(stream), vec![Question::CursorField])];
-        if stream == Stream::Messages {
-            rests_on.push((Line::message_changes(), vec![Question::CursorField, Question::Changes]));
-        }
-        for (line, questions) in rests_on {
+        for line in &lines {
+            let questions = rests_on(line, &found.ids);
             if questions.iter().any(|question| recorded.is_contradicted(&survey, *question)) {
-                contradicted.push(line);
+                contradicted.push(*line);
             } else if questions.iter().all(|question| survey.answer(*question) != Answer::Undecided) {
-                confirmed.push(line);
+                confirmed.push(*line);
             }
         }
+        // Of a line that is not needed any more.
+        let changes = Line::message_changes();
+        if stream == Stream::Messages
+            && !lines.contains(&changes)
+            && rests_on(&changes, &found.ids)
+                .iter()
+                .any(|question| recorded.is_contradicted(&survey, *question))
+        {
+            contradicted.push(changes);
+        }
+        let needs = Needs {
+            lines: &lines,
+            by_member: (now(Question::Id) != Answer::Undecided).then(|| found.ids.are_members()),
+            shown: [View::Closed, View::Archived]
+                .into_iter()
+                .filter(|view| survey.answer(Question::of(*view)) == Answer::No)
+                .collect(),
+            inboxes: survey.inboxes.as_ref(),
+        };
         Surveyed {
-            lines: lines(stream, found, &survey.hidden),
+            ended: if stream == Stream::Conversations { ended::ended(names, &needs) } else { Vec::new() },
             contradicted,
-            needless: needless(stream, &survey),
             confirmed,
             decided: needed(stream).iter().all(|question| now(*question) != Answer::Undecided),
             unconfirmed: empty(stream).any(|question| {
                 now(question) == Answer::Undecided && !recorded.is_undecided_for(question, apart)
             }),
             findings: survey.findings,
+            lines,
         }
     }
 
@@ -155,63 +226,11 @@ impl Engine {
     }
 }
 
-/// The answers that were recorded about a stream.
-struct Recorded(Vec<Reading>);
-
-impl Recorded {
-    fn of(stream: Stream, readings: Vec<Reading>) -> Self {
-        Self(readings.into_iter().filter(|reading| reading.stream == stream.name()).collect())
-    }
-
-    fn reading(&self, question: Question) -> Option<&Reading> {
-        let question = question.to_string();
-        self.0.iter().find(|reading| reading.question == question)
-    }
-
-    fn answer(&self, question: Question) -> Answer {
-        let reading = self.reading(question);
-        reading.and_then(|reading| reading.answer.parse().ok()).unwrap_or(Answer::Undecided)
-    }
-
-    /// The answer, if a test decided it within the last hour.
-    fn fresh(&self, question: Question) -> Option<Answer> {
-        let holds = TimeDelta::from_std(DECIDED).unwrap_or(TimeDelta::MAX);
-        let age = clock::now() - self.reading(question)?.tested_at;
-        Some(self.answer(question)).filter(|answer| *answer != Answer::Undecided && age < holds)
-    }
-
-    /// Whether a test so long ago did not decide it either.
-    fn is_undecided_for(&self, question: Question, time: TimeDelta) -> bool {
-        let undecided = self.reading(question).filter(|_| self.answer(question) == Answer::Undecided);
-        undecided.is_some_and(|reading| clock::now() - reading.decided_at >= time)
-    }
-
-    fn is_contradicted(&self, survey: &Survey, question: Question) -> bool {
-        let (before, now) = (self.answer(question), survey.answer(question));
-        before != Answer::Undecided && now != Answer::Undecided && before != now
-    }
-
-    /// Whether the answers have to be found twice: they contradict what was found before, or say that a line cannot
-    /// be used at all.
-    fn is_doubtful(&self, survey: &Survey) -> bool {
-        let contradicts = |question: &Question| self.is_contradicted(survey, *question);
-        let rules_out = |question: &Question| {
-            let now = survey.answer(*question);
-            self.answer(*question) == Answer::Undecided && matches!(now, Answer::No | Answer::NoField)
-        };
-        let lines = [Question::CursorField, Question::Changes];
-        lines.iter().any(|question| contradicts(question) || rules_out(question))
-            || [Question::Closed, Question::Archived, Question::CursorBound, Question::CursorCut]
-                .iter()
-                .any(contradicts)
-    }
-}
-
 /// What has to be known of a stream before its lines are settled.
 fn needed(stream: Stream) -> &'static [Question] {
     match stream {
         Stream::Messages => &[Question::CursorField, Question::Changes],
-        Stream::Conversations => &[Question::CursorField, Question::Closed],
+        Stream::Conversations => &[Question::CursorField, Question::Id, Question::Closed],
         Stream::Contacts => &[Question::CursorField],
     }
 }
@@ -221,8 +240,29 @@ fn empty(stream: Stream) -> impl Iterator<Item = Question> {
     needed(stream).iter().copied().filter(|question| *question != Question::Changes)
 }
 
-fn found(answer: impl Fn(Question) -> Answer + Copy) -> Found {
+/// What must not have changed if what the line proved is to hold.
+fn rests_on(line: &Line, ids: &Ids) -> Vec<Question> {
+    let mut questions = vec![Question::CursorField];
+    if *line == Line::message_changes() {
+        questions.push(Question::Changes);
+    }
+    if line.stream == Stream::Conversations {
+        questions.push(Question::Id);
+        questions.extend(line.inbox.filter(|_| ids.are_members()).map(Question::Member));
+    }
+    questions
+}
+
+/// The lines of the endpoint's own list that the ids need.
+fn own_lines(stream: Stream, ids: &Ids, inboxes: Option<&BTreeSet<i64>>) -> Vec<Line> {
+    let Some(of_members) = ids.inboxes() else { return vec![Line::main(stream)] };
+    let known = |inbox: &i64| inboxes.is_none_or(|inboxes| inboxes.contains(inbox));
+    of_members.filter(known).map(|inbox| Line::conversations(View::Default, Some(inbox))).collect()
+}
+
+fn found(ids: Ids, answer: impl Fn(Question) -> Answer + Copy) -> Found {
     Found {
+        ids,
         cursor: match answer(Question::CursorField) {
             Answer::Field(field) => Some(field),
             _ => None,
@@ -236,24 +276,11 @@ fn found(answer: impl Fn(Question) -> Answer + Copy) -> Found {
     }
 }
 
-fn needless(stream: Stream, survey: &Survey) -> Vec<Line> {
-    [
-        (Question::Closed, View::Closed { inboxes: Vec::new() }),
-        // Any inboxes: the line has one name.
-        (Question::Closed, View::Closed { inboxes: vec![0] }),
-        (Question::Archived, View::Archived),
-    ]
-    .into_iter()
-    .filter(|(question, _)| survey.answer(*question) == Answer::No)
-    .map(|(_, view)| Line::new(stream, TimeField::Updated, view))
-    .collect()
-}
-
-fn lines(stream: Stream, found: Found, hidden: &[View]) -> Vec<Line> {
-    let mut lines = vec![Line::main(stream)];
+fn lines(stream: Stream, found: &Found, own: Vec<Line>, hidden: &[Line]) -> Vec<Line> {
+    let mut lines = own;
     if stream == Stream::Messages && found.changes_are_seen {
         lines.push(Line::message_changes());
     }
-    lines.extend(hidden.iter().map(|view| Line::new(stream, TimeField::Updated, view.clone())));
+    lines.extend(hidden);
     lines
 }

@@ -23,6 +23,7 @@ use crate::telemetry;
 
 use super::detect::Probe;
 use super::handed::Handed;
+use super::ids::Ids;
 use super::line::Line;
 use super::progress::Progress;
 use super::readings::Readings;
@@ -220,7 +221,7 @@ impl Reader {
                             self.set_aside(errand, &walk, reason, body.clone()).await?;
                         }
                         let (line, error) = (errand.line.name(), telemetry::chain(&error));
-                        warn!(stream = %errand.line.stream, line, error, "a request fails, others do not");
+                        warn!(stream = %errand.line.stream, line = &*line, error, "a request fails, others do not");
                         walk.failed()
                     }
                 }),
@@ -275,7 +276,7 @@ impl Reader {
             let below = Interval::new(None, walked.ceiling);
             let proven = finding.proven.zip(below).and_then(|(proven, below)| proven.intersection(&below));
             let proofs = proven.into_iter().map(|proven| (errand.line.key(&errand.pass), proven)).collect();
-            debug!(stream = %errand.line.stream, line = errand.line.name(), rows = rows.elements, "page");
+            debug!(stream = %errand.line.stream, line = &*errand.line.name(), rows = rows.elements, "page");
             crash::pass(CrashPoint::PageRead);
             handed.reduce(&mut rows);
             let sighted = self.sighted(&errand.line, &rows);
@@ -298,8 +299,8 @@ impl Reader {
     }
 
     pub(super) async fn ask(&self, errand: &Errand, ask: &Ask) -> Result<Response, ApiError> {
-        let cursor_field = self.readings.of(errand.line.stream).cursor;
-        let request = errand.line.request(ask, cursor_field);
+        let found = self.readings.of(errand.line.stream);
+        let request = errand.line.request(ask, found.cursor, &found.ids);
         self.client.page(&request, errand.priority, &self.cancel).await
     }
 
@@ -357,8 +358,9 @@ impl Reader {
         bound - self.settle_margin
     }
 
-    pub(super) fn probe(&self) -> Probe<'_> {
-        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel }
+    /// `ids` are those that requests for conversations bear.
+    pub(super) fn probe<'a>(&'a self, ids: &'a Ids) -> Probe<'a> {
+        Probe { client: &self.client, limit: self.limit, cancel: &self.cancel, ids }
     }
 
     /// Now, as far as pages may prove anything: by the server's clock once that can be trusted, before by the earlier
@@ -382,7 +384,7 @@ impl Reader {
     fn note_hole(&self, errand: &Errand, walked: &mut Walked, hole: Option<(Interval, Obstacle)>) {
         if let Some((hole, obstacle)) = hole {
             self.readings.doubt(errand.line.stream);
-            warn!(stream = %errand.line.stream, line = errand.line.name(), %hole, %obstacle, "left open");
+            warn!(stream = %errand.line.stream, line = &*errand.line.name(), %hole, %obstacle, "left open");
             walked.obstacles.push((hole, obstacle));
         }
     }
@@ -396,7 +398,7 @@ impl Reader {
         obstacle: Obstacle,
     ) -> Walked {
         let line = errand.line.name();
-        warn!(stream = %errand.line.stream, line, reached = %walk.reached(), %obstacle, "a walk was given up");
+        warn!(stream = %errand.line.stream, line = &*line, reached = %walk.reached(), %obstacle, "a walk was given up");
         self.readings.doubt(errand.line.stream);
         walked.reached = walk.reached();
         // Where it was given up at the gap's lower end, what the ledger lacks is above it.

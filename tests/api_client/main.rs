@@ -152,6 +152,8 @@ fn page_request() -> PageRequest {
     PageRequest {
         stream: Stream::Messages,
         view: View::Default,
+        inboxes: Vec::new(),
+        id: None,
         order: Order::Default,
         cursor: None,
         cursor_field: CursorField::CreatedAt,
@@ -205,7 +207,9 @@ async fn a_request_is_signed_and_a_response_tells_time_and_request_id() {
 async fn each_endpoint_is_asked_as_documented() {
     let server = Server::start(|seen| {
         let body = match seen.line.as_str() {
-            "GET /v1/inboxes" => r#"[{"id":4,"name":"Sales","phones":["1"]},{"id":"5","name":null}]"#,
+            "GET /v1/inboxes" => {
+                r#"[{"id":4,"name":"Sales","phones":["1"],"members":[7,"8",null]},{"id":"5","name":null}]"#
+            }
             "GET /v1/team" => r#"{"id":9,"name":"Ours","members":[]}"#,
             "GET /v1/conversations/12" => r#"{"id":12}"#,
             "GET /v1/messages?phoneNumber=15550001&inboxID=4&timestamp=99" => "[]",
@@ -218,15 +222,18 @@ async fn each_endpoint_is_asked_as_documented() {
     .await;
     let (client, none) = (server.client(), CancellationToken::new());
     let at = Priority::Recheck;
-    let inboxes = [Inbox { id: 4, name: "Sales".into() }, Inbox { id: 5, name: String::new() }];
+    let inboxes = [
+        Inbox { id: 4, name: "Sales".into(), members: vec![7, 8] },
+        Inbox { id: 5, name: String::new(), members: Vec::new() },
+    ];
     assert_eq!(client.inboxes(at, &none).await.unwrap(), inboxes);
     assert_eq!(client.team(at, &none).await.unwrap(), Team { id: 9, name: "Ours".into() });
     assert_eq!(client.conversation(12, at, &none).await.unwrap().unwrap().body, r#"{"id":12}"#);
     assert!(client.conversation(13, at, &none).await.unwrap().is_none());
     assert_eq!(client.history("15550001", 4, Some(99), at, &none).await.unwrap().body, "[]");
-    assert_eq!(client.count(Stream::Messages, at, &none).await.unwrap(), 200_123);
-    assert_eq!(client.count(Stream::Conversations, at, &none).await.unwrap(), 17);
-    let error = client.count(Stream::Contacts, at, &none).await.unwrap_err();
+    assert_eq!(client.count(&PageRequest::smallest(Stream::Messages), at, &none).await.unwrap(), 200_123);
+    assert_eq!(client.count(&PageRequest::smallest(Stream::Conversations), at, &none).await.unwrap(), 17);
+    let error = client.count(&PageRequest::smallest(Stream::Contacts), at, &none).await.unwrap_err();
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::NotFound, 1));
     assert_eq!(client.requests(), server.seen().len() as u64);
 }

@@ -125,6 +125,25 @@ async fn a_request_that_fails_alone_closes_nothing() {
     assert_eq!(page(&client).await.unwrap().attempts, 1);
 }
 
+/// Without an id the endpoint refuses before it gets to where it fails.
+#[tokio::test]
+async fn an_endpoint_that_wants_an_id_is_probed_with_one() {
+    let (server, up) = switched(|seen| match (seen.line.as_str(), seen.body["id"].as_i64()) {
+        ("POST /v1/messages/all", None) => answer(400, &[], ""),
+        ("POST /v1/messages/all", Some(_)) => answer(500, &[], ""),
+        _ => answer(200, &[], "[]"),
+    })
+    .await;
+    let client = server.client().patient();
+    let with_id = PageRequest { id: Some(7), ..page_request() };
+    client.probe_with(PageRequest { limit: 1, ..with_id.clone() });
+    let (asking, cancel) = (client.clone(), CancellationToken::new());
+    let call = tokio::spawn(async move { asking.page(&with_id, Priority::Tail, &cancel).await });
+    assert_eq!(outage(&client.availability(), 1).await.scope, MESSAGES);
+    up.store(true, SeqCst);
+    assert_eq!(call.await.unwrap().unwrap().body, "[]");
+}
+
 #[tokio::test]
 async fn a_prober_that_is_cancelled_hands_over() {
     let (server, up) = switched(|_| answer(502, &[], "")).await;

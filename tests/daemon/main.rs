@@ -20,6 +20,7 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod verbs;
+mod views;
 
 use std::time::Duration;
 

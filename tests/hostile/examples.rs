@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{DurationRound, TimeDelta};
 use heymarket_sync::sandbox::{
-    CLOSED, Contact, CursorFields, DefaultView, Fault, PageRead, Paging, Precision, SandboxOptions, Slips,
-    UpdatedOrder,
+    CLOSED, Contact, CursorFields, DefaultView, Fault, IdRule, OtherwiseGets, PageRead, Paging, Precision,
+    SandboxOptions, Slips, UpdatedOrder, WantedId,
 };
 
 use crate::history::{Burst, Change, FIRST_CONTACT, FIRST_CONVERSATION, FIRST_MESSAGE, History};
@@ -133,6 +133,35 @@ fn closed_conversations_alone_that_heed_created_at_alone() {
         rig.state().change_conversation(id, |row| row.status = Arc::from(CLOSED));
     }
     assert_done(&rig, DefaultView::Open);
+}
+
+#[test]
+fn conversations_that_want_an_id() {
+    for wanted in [WantedId::None, WantedId::Zero, WantedId::Member] {
+        for otherwise in [OtherwiseGets::BadData, OtherwiseGets::Empty] {
+            let conversation_id = IdRule { wanted, otherwise, own_inboxes_only: true, stands_for: None };
+            assert_read_whole(Paging {
+                conversation_id,
+                conversations: DefaultView::Open,
+                ..Paging::default()
+            });
+        }
+    }
+}
+
+/// Every row is closed, and no list shows one that is not asked for as a member.
+#[test]
+fn closed_conversations_alone_that_want_a_members_id() {
+    for otherwise in [OtherwiseGets::BadData, OtherwiseGets::Empty] {
+        let wanted = WantedId::Member;
+        let conversation_id = IdRule { wanted, otherwise, own_inboxes_only: true, stands_for: None };
+        let paging = Paging { conversation_id, conversations: DefaultView::Open, ..Paging::default() };
+        let rig = thirty(paging);
+        for id in rig.state().conversations().into_keys() {
+            rig.state().change_conversation(id, |row| row.status = Arc::from(CLOSED));
+        }
+        assert_done(&rig, DefaultView::Open);
+    }
 }
 
 #[test]

@@ -9,8 +9,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 pub const FIRST_MESSAGE: i64 = 1_000_000;
 pub const FIRST_CONVERSATION: i64 = 2_000_000;
 pub const FIRST_CONTACT: i64 = 3_000_000;
-/// One of the sandbox's inboxes: conversations of others show in no list by inbox.
-const INBOX: i64 = 101;
+/// Some of the sandbox's inboxes: conversations of others show in no list by inbox.
+const INBOXES: [i64; 3] = [101, 102, 104];
 /// Ids of rows that come while the history is read begin so much higher.
 const LIVE: i64 = 500_000;
 /// A row's content changes without a trace in its `updated` only while no sync can have settled it: less than
@@ -46,9 +46,9 @@ impl History {
         for (index, at) in conversations.iter().enumerate() {
             let mut row = Conversation::plain(FIRST_CONVERSATION + index as i64, *at);
             row.created = *at - TimeDelta::hours(1);
-            row.status = Arc::from(if index % 3 == 0 { CLOSED } else { OPEN });
+            row.status = Arc::from(if index % 7 < 3 { CLOSED } else { OPEN });
             row.name = Arc::from(format!("conversation {index}"));
-            row.inbox = INBOX;
+            row.inbox = INBOXES[index % INBOXES.len()];
             state.put_conversation(row);
         }
         for (index, at) in self.times(&self.messages, end).into_iter().enumerate() {

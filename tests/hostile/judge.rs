@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use heymarket_sync::api::endpoints::View;
 use heymarket_sync::api::model::Stream;
 use heymarket_sync::interval::Interval;
 use heymarket_sync::sandbox::{Conversation, DefaultView, Endpoint};
 use heymarket_sync::store::{PassState, STANDING};
+use heymarket_sync::sync::line::Line;
 use sqlx::AssertSqlSafe;
 
 use crate::rig::Rig;
 use crate::support::mirror::differences;
-
-/// Lines of closed conversations, where the endpoint's own list leaves those out.
-const HIDDEN: [&str; 3] = ["updated/closed", "updated/closed by inbox", "updated/archived"];
 
 /// A row's id, its place on a line, and its last change.
 type Row = (i64, DateTime<Utc>, DateTime<Utc>);
@@ -54,25 +53,42 @@ impl Ledger {
         })
     }
 
+    /// The lines of conversations that are held at all.
+    fn conversation_lines(&self) -> impl Iterator<Item = Line> + '_ {
+        let names = self.0.keys().filter(|(stream, _)| *stream == Stream::Conversations);
+        names.map(|(stream, name)| Line::named(*stream, name).expect("every line has a known name"))
+    }
+
     /// Lines of which something that is needed to see every row is not held up to `end`.
     pub fn open(&self, rig: &Rig, view: DefaultView, end: DateTime<Utc>) -> Vec<String> {
-        let mut open: Vec<String> =
-            [(Stream::Messages, "date"), (Stream::Conversations, "updated"), (Stream::Contacts, "updated")]
-                .into_iter()
-                .filter(|(stream, line)| !self.is_whole(*stream, line, end))
-                .map(|(stream, line)| format!("{stream} by {line}: {:?}", self.covered(stream, line)))
-                .collect();
-        let is_hidden = |row: &Conversation| view == DefaultView::Open && row.is_closed();
-        if rig.state().conversations().values().any(is_hidden)
-            && !HIDDEN.iter().any(|line| self.is_whole(Stream::Conversations, line, end))
-        {
-            open.push(format!(
-                "closed conversations: {:?}",
-                HIDDEN.map(|line| self.covered(Stream::Conversations, line))
-            ));
+        let mut open: Vec<String> = [(Stream::Messages, "date"), (Stream::Contacts, "updated")]
+            .into_iter()
+            .filter(|(stream, line)| !self.is_whole(*stream, line, end))
+            .map(|(stream, line)| format!("{stream} by {line}: {:?}", self.covered(stream, line)))
+            .collect();
+        let whole: Vec<Line> = self
+            .conversation_lines()
+            .filter(|line| self.is_whole(Stream::Conversations, &line.name(), end))
+            .collect();
+        let is_shown = |row: &Conversation| whole.iter().any(|line| shows(line, row, view));
+        let conversations = rig.state().conversations();
+        if whole.is_empty() || !conversations.values().all(is_shown) {
+            let covered =
+                |line: Line| format!("{}: {:?}", line.name(), self.covered(line.stream, &line.name()));
+            let lines: Vec<_> = self.conversation_lines().map(covered).collect();
+            open.push(format!("conversations by {lines:?}"));
         }
         open
     }
+}
+
+/// Whether the line is to show the row.
+fn shows(line: &Line, row: &Conversation, view: DefaultView) -> bool {
+    let in_view = match line.view {
+        View::Default => view == DefaultView::Both || !row.is_closed(),
+        View::Closed | View::Archived => row.is_closed(),
+    };
+    in_view && line.inbox.is_none_or(|inbox| inbox == row.inbox)
 }
 
 /// Panics where the ledger says of a row that it is held, and it is not, or is older than at the source.
@@ -88,14 +104,10 @@ pub fn assert_covered_is_held(rig: &Rig, view: DefaultView) {
         state.contacts().into_values().map(|row| (row.id, row.updated, row.updated)).collect();
     check(rig, &ledger, Stream::Contacts, "updated", &contacts);
     let conversations = state.conversations();
-    let shown = |closed_only: bool, row: &Conversation| {
-        if closed_only { row.is_closed() } else { view == DefaultView::Both || !row.is_closed() }
-    };
-    let hidden = HIDDEN.map(|line| (line, true));
-    for (line, closed_only) in [("updated", false)].into_iter().chain(hidden) {
-        let rows = conversations.values().filter(|row| shown(closed_only, row));
+    for line in ledger.conversation_lines() {
+        let rows = conversations.values().filter(|row| shows(&line, row, view));
         let rows: Vec<Row> = rows.map(|row| (row.id, row.updated, row.updated)).collect();
-        check(rig, &ledger, Stream::Conversations, line, &rows);
+        check(rig, &ledger, Stream::Conversations, &line.name(), &rows);
     }
 }
 
@@ -158,9 +170,8 @@ pub fn assert_lost_is_open(rig: &Rig, view: DefaultView) {
         } else {
             let id = of(&found, "conversations").expect("there are three tables");
             let row = rig.state().conversation(id).expect("only the source has rows");
-            let hidden = row.is_closed() && view == DefaultView::Open;
-            let lines: &[&str] = if hidden { &HIDDEN } else { &["updated"] };
-            lines.iter().any(|line| ledger.covers(Stream::Conversations, line, row.updated))
+            let mut lines = ledger.conversation_lines().filter(|line| shows(line, &row, view));
+            lines.any(|line| ledger.covers(Stream::Conversations, &line.name(), row.updated))
         };
         assert!(!held, "covered, but {found}");
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use heymarket_sync::sandbox::{
-    CursorFields, DefaultView, Fault, Paging, Precision, SandboxOptions, Slips, UpdatedOrder,
+    CursorFields, DefaultView, Fault, IdRule, OtherwiseGets, Paging, Precision, SandboxOptions, Slips,
+    UpdatedOrder, WantedId,
 };
 use proptest::test_runner::FileFailurePersistence;
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -51,9 +52,10 @@ fn any_paging() -> impl Strategy<Value = Paging> {
         select(vec![Precision::Exact, Precision::Milliseconds, Precision::Seconds]),
         (cursors(), cursors()),
         select(orders),
-        select(vec![DefaultView::Both, DefaultView::Open]),
+        (select(vec![DefaultView::Both, DefaultView::Open]), any_id_rule(), any::<bool>()),
     )
-        .prop_map(|(rows, (heeds_page, inclusive), precision, cursors, updated_order, conversations)| {
+        .prop_map(|(rows, (heeds_page, inclusive), precision, cursors, updated_order, views)| {
+            let (conversations, conversation_id, closed_by_inbox) = views;
             let (cap, default_limit, heeds_limit, first_page) = rows;
             let (message_cursor, row_cursor) = cursors;
             Paging {
@@ -68,8 +70,26 @@ fn any_paging() -> impl Strategy<Value = Paging> {
                 row_cursor,
                 updated_order,
                 conversations,
+                closed_since: None,
+                closed_by_inbox,
+                conversation_id,
             }
         })
+}
+
+/// Half of them as documented.
+fn any_id_rule() -> impl Strategy<Value = IdRule> {
+    let wanted = vec![WantedId::Any, WantedId::None, WantedId::Zero, WantedId::Member];
+    let otherwise = vec![OtherwiseGets::BadData, OtherwiseGets::Empty];
+    let rule = (select(wanted), select(otherwise), any::<bool>()).prop_map(
+        |(wanted, otherwise, own_inboxes_only)| IdRule {
+            wanted,
+            otherwise,
+            own_inboxes_only,
+            stands_for: None,
+        },
+    );
+    prop_oneof![Just(IdRule::default()), rule]
 }
 
 fn any_slips() -> impl Strategy<Value = Slips> {

@@ -11,7 +11,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use heymarket_sync::sandbox::{
-    CursorFields, Message, Paging, Precision, SandboxOptions, Slips, UpdatedOrder,
+    CursorFields, DefaultView, IdRule, Message, OtherwiseGets, Paging, Precision, SandboxOptions, Slips,
+    UpdatedOrder, WantedId,
 };
 use serde_json::{Value, json};
 
@@ -97,6 +98,79 @@ async fn the_order_by_change_can_be_void_or_half_done() {
         let shown = below.iter().any(|row| id(row) == changed);
         assert_eq!(shown, order == UpdatedOrder::CursorByDate, "{order:?}");
     }
+}
+
+/// Inboxes of the conversations that `body` lists; `None` where it is refused.
+async fn listed(client: &Client, body: Value) -> Option<BTreeSet<i64>> {
+    let answer = client.post(CONVERSATIONS, &body).await;
+    if answer.status() == reqwest::StatusCode::BAD_REQUEST {
+        return None;
+    }
+    let rows: Vec<Value> = answer.json().await.unwrap();
+    Some(rows.iter().map(|row| row["inbox"].as_i64().unwrap()).collect())
+}
+
+#[tokio::test]
+async fn conversations_can_want_an_id() {
+    for (wanted, right, wrong) in [
+        (WantedId::None, json!({}), vec![json!({"id": 0}), json!({"id": 2_001})]),
+        (WantedId::Zero, json!({"id": 0}), vec![json!({}), json!({"id": 2_001})]),
+        (WantedId::Member, json!({"id": 2_001}), vec![json!({}), json!({"id": 0}), json!({"id": 7})]),
+    ] {
+        let rule = |otherwise| Paging {
+            conversation_id: IdRule { wanted, otherwise, ..IdRule::default() },
+            ..Paging::default()
+        };
+        let refusing = read_as(rule(OtherwiseGets::BadData)).await;
+        let empty = read_as(rule(OtherwiseGets::Empty)).await;
+        for client in [&refusing, &empty] {
+            assert!(!listed(client, right.clone()).await.unwrap().is_empty(), "{wanted:?}");
+            assert_eq!(client.state().page_log().last().unwrap().id, right["id"].as_i64());
+        }
+        for body in wrong {
+            assert_eq!(listed(&refusing, body.clone()).await, None, "{wanted:?}, {body}");
+            assert_eq!(listed(&empty, body.clone()).await, Some(BTreeSet::new()), "{wanted:?}, {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_id_can_stand_for_the_inboxes_of_a_member() {
+    let rule = IdRule { own_inboxes_only: true, stands_for: Some(2_002), ..IdRule::default() };
+    let client = read_as(Paging { conversation_id: rule, ..Paging::default() }).await;
+    let own = |member| {
+        let inboxes = client.state().inboxes().into_iter();
+        inboxes.filter(|inbox| inbox.members.contains(&member)).map(|inbox| inbox.id).collect::<BTreeSet<_>>()
+    };
+    assert_ne!(own(2_001), own(2_002));
+    assert_eq!(listed(&client, json!({"limit": 500, "id": 2_001})).await, Some(own(2_001)));
+    assert_eq!(listed(&client, json!({"limit": 500})).await, Some(own(2_002)));
+    assert_eq!(listed(&client, json!({"limit": 500, "id": 0})).await, Some(own(2_002)));
+    assert!(client.state().remove_inbox(*own(2_001).first().unwrap()));
+    assert_eq!(listed(&client, json!({"limit": 500, "id": 2_001})).await, Some(own(2_001)));
+}
+
+#[tokio::test]
+async fn conversations_closed_long_ago_can_be_left_out_unasked() {
+    let all = read_as(Paging::default()).await;
+    let mut closed: Vec<_> = all
+        .state()
+        .conversations()
+        .into_values()
+        .filter(|row| row.is_closed())
+        .map(|row| row.updated)
+        .collect();
+    closed.sort();
+    let since = closed[closed.len() / 2];
+    all.state().set_paging(Paging { closed_since: Some(since), ..Paging::default() });
+    let count = async |body: Value| all.page(CONVERSATIONS, body).await.len();
+    let open = all.state().conversations().len() - closed.len();
+    let recent = closed.iter().filter(|at| **at >= since).count();
+    assert_eq!(count(json!({"limit": 500})).await, open + recent);
+    assert_eq!(count(json!({"limit": 500, "filters": {"closed": true}})).await, closed.len());
+    let hidden = Paging { conversations: DefaultView::Open, closed_since: Some(since), ..Paging::default() };
+    all.state().set_paging(hidden);
+    assert_eq!(count(json!({"limit": 500})).await, open);
 }
 
 async fn contacts(client: &Client, body: Value) -> Vec<(DateTime<Utc>, i64)> {

@@ -3,6 +3,7 @@
 mod readings;
 #[path = "../support/mod.rs"]
 mod support;
+mod views;
 
 use std::env;
 use std::time::{Duration, Instant};

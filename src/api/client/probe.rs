@@ -1,6 +1,6 @@
 //! Waiting at closed gates, probing whether they may open, and finding out what a failure is a sign of.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
@@ -191,7 +191,11 @@ impl Client {
     /// Sends the smallest request of `endpoint`. One that is refused for its token makes the next bear a fresh one.
     async fn probe(&self, endpoint: Endpoint) -> Result<(), Refusal> {
         let call = match endpoint {
-            Endpoint::Page(stream) => Call::page(&PageRequest::smallest(stream)),
+            Endpoint::Page(stream) => {
+                let probes = self.shared.probes.read().unwrap_or_else(PoisonError::into_inner);
+                let known = probes[stream as usize].as_ref();
+                known.map_or_else(|| Call::page(&PageRequest::smallest(stream)), Call::page)
+            }
             _ => Call::new(endpoint),
         };
         // Whoever waits for a probe stops it by no longer waiting.

@@ -6,7 +6,7 @@ use crate::api::endpoints::CursorField;
 use crate::api::error::{ApiError, ErrorKind};
 
 use super::comparison::Comparisons;
-use super::{Answer, Finding, Probe, Question};
+use super::{Answer, Finding, Probe, Question, Seen};
 use crate::sync::line::Line;
 use crate::sync::walk::Place;
 
@@ -20,9 +20,19 @@ pub(super) struct CursorTest {
     pub elements: usize,
 }
 
+impl CursorTest {
+    /// The field that is obeyed as a cursor, where one is.
+    pub fn field(&self) -> Option<CursorField> {
+        self.findings.iter().find_map(|finding| match finding.answer {
+            Answer::Field(field) => Some(field),
+            _ => None,
+        })
+    }
+}
+
 impl Probe<'_> {
-    pub(super) async fn cursor_field(self, line: &Line) -> Result<CursorTest, ApiError> {
-        let top = self.page(line, None, None, self.limit).await?;
+    /// `top` is the line's newest page, of [`Probe::limit`] rows at most.
+    pub(super) async fn cursor_field(self, line: &Line, top: &Seen) -> Result<CursorTest, ApiError> {
         let elements = top.elements;
         let test = |answer, evidence: String| CursorTest {
             findings: vec![Finding::new(Question::CursorField, answer, evidence)],
