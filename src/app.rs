@@ -1,8 +1,10 @@
 //! The composition root: builds everything from the settings, and owns the lead.
 
 mod backfill;
+mod guard;
 mod lead;
 mod rejects;
+pub mod team;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +27,9 @@ use crate::sync::progress::Progress;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
 
+use self::guard::Guard;
 use self::lead::{Keeper, LEAD_WAIT};
+use self::team::OtherTeam;
 
 pub use self::backfill::{BackfillProgress, Window};
 
@@ -71,6 +75,12 @@ pub enum AppError {
     BackfillOpen { holder: Holder, outcome: String },
     #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
     NotMigrated,
+    #[error(transparent)]
+    OtherTeam(Arc<OtherTeam>),
+    #[error("{0}; try again, and ask Heymarket's support if it stays so")]
+    TeamUndecided(Arc<str>),
+    #[error("the team of the API key could not be found out")]
+    TeamUnchecked(#[source] Arc<SyncError>),
 }
 
 /// Settings, database and what is counted while the process runs.
@@ -153,14 +163,17 @@ impl App {
     pub async fn sync(&self, streams: &[Stream], cancel: &CancellationToken) -> Result<(), AppError> {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
+        let guard = Guard::spawn(&client, &self.store, false, cancel);
         loop {
             let lease = self.wait_for_lead(cancel).await?;
             let (term, keeper) = self.term(&client, lease.clone(), cancel);
-            let outcome = term.catch_up(streams).await;
+            let outcome = guard.during(&lease, &term.cancel.clone(), term.catch_up(streams)).await;
             self.give_up(lease, keeper).await;
             match outcome {
-                Err(SyncError::Store(error @ StoreError::ServerRestarted)) => warn!(%error, "reading again"),
-                outcome => return Ok(outcome?),
+                Err(AppError::Sync(SyncError::Store(error @ StoreError::ServerRestarted))) => {
+                    warn!(%error, "reading again")
+                }
+                outcome => return outcome,
             }
         }
     }
@@ -174,7 +187,11 @@ impl App {
     ) -> Result<(), AppError> {
         self.migrate().await?;
         let client = Client::new(&self.settings.api)?;
-        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), client.availability());
+        let guard = Guard::spawn(&client, &self.store, true, cancel);
+        let standing = guard.standing();
+        let objection = Arc::new(move || standing.borrow().reason());
+        let progress = Arc::clone(&self.progress);
+        let service = Service::new(self.store.clone(), progress, client.availability(), objection);
         let (address, mut server) =
             http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
         listening(address);
@@ -182,10 +199,19 @@ impl App {
         let mut standing_by = false;
         let mut outage = OutageLog::default();
         let mut delay = REST;
-        loop {
+        let ended = loop {
+            if let Some((other, from_start)) = guard.refusal() {
+                if from_start {
+                    break Err(AppError::OtherTeam(other));
+                }
+                tokio::select! {
+                    () = guard.accepts() => {}
+                    () = cancel.cancelled() => break Ok(()),
+                }
+            }
             let acquired = tokio::select! {
                 acquired = self.try_lead() => acquired,
-                () = cancel.cancelled() => break,
+                () = cancel.cancelled() => break Ok(()),
             };
             match acquired {
                 Ok(Ok(lease)) => {
@@ -196,18 +222,19 @@ impl App {
                     let begun = Instant::now();
                     service.leads(true);
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
-                    let outcome = term.run().await;
+                    let outcome = guard.during(&lease, &term.cancel.clone(), term.run()).await;
                     service.leads(false);
                     self.give_up(lease, keeper).await;
                     if begun.elapsed() > REST_MOST {
                         delay = REST;
                     }
                     match outcome {
-                        Ok(()) | Err(SyncError::Stopped) => {}
+                        // What the guard says is logged by itself.
+                        Ok(()) | Err(AppError::Sync(SyncError::Stopped) | AppError::OtherTeam(_)) => {}
                         Err(error) => {
                             warn!(error = telemetry::chain(&error), "the term ended; trying again");
                             rest(delay, cancel).await;
-                            if !passes(&error) {
+                            if !matches!(&error, AppError::Sync(error) if passes(error)) {
                                 delay = (delay * 2).min(REST_MOST);
                             }
                         }
@@ -219,7 +246,10 @@ impl App {
                         info!(leader = holder.holder, "standing by");
                     }
                     standing_by = true;
-                    rest(LEASE_POLL, cancel).await;
+                    tokio::select! {
+                        () = rest(LEASE_POLL, cancel) => {}
+                        () = guard.refuses() => {}
+                    }
                 }
                 // A daemon that has begun outlives whatever befalls the database: a password that is rotated, a
                 // database that is made anew, a role that loses its rights. Whoever mends that need not restart it.
@@ -227,12 +257,16 @@ impl App {
                     // The pool only tells that it has waited.
                     let error = tokio::select! {
                         probed = self.store.probe() => probed.err().unwrap_or(error),
-                        () = cancel.cancelled() => break,
+                        () = cancel.cancelled() => break Ok(()),
                     };
                     outage.tell(&error);
                     rest(REST, cancel).await;
                 }
             }
+        };
+        if ended.is_err() {
+            server.abort();
+            return ended;
         }
         // The server ends with the token; a panic in it is not lost, and a client that does not finish is not
         // waited for.

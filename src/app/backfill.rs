@@ -13,6 +13,7 @@ use crate::store::{BACKFILL, Holder, LEASE_POLL, LineKey, PassState, Run, STANDI
 use crate::sync::line::Line;
 use crate::sync::scheduler::SyncError;
 
+use super::guard::Guard;
 use super::{App, AppError, TAKE_UP, rest};
 
 /// Runs among which those of a backfill are looked for.
@@ -58,6 +59,16 @@ impl App {
             return Err(AppError::Unsettled(self.settings.sync.settle_margin));
         }
         self.migrate().await?;
+        let client = Client::new(&self.settings.api)?;
+        // Before anything is written. A leader looks at its own key.
+        let mut guard = match self.store.leader().await? {
+            None => {
+                let guard = Guard::spawn(&client, &self.store, false, cancel);
+                guard.checked(cancel).await?;
+                Some(guard)
+            }
+            Some(_) => None,
+        };
         let before = self.store.recent_runs(1).await?.first().map_or(0, |run| run.id);
         let pass = name(window);
         for key in self.lines(stream, &pass).await? {
@@ -79,12 +90,13 @@ impl App {
             let leader = match self.store.acquire_lease(&self.holder).await? {
                 Ok(lease) => {
                     told(progress(None, &open));
-                    let client = Client::new(&self.settings.api)?;
+                    let guard =
+                        guard.get_or_insert_with(|| Guard::spawn(&client, &self.store, false, cancel));
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
-                    let outcome = term.backfill(stream).await;
+                    let outcome = guard.during(&lease, &term.cancel.clone(), term.backfill(stream)).await;
                     self.give_up(lease, keeper).await;
                     match outcome {
-                        Err(SyncError::Store(error @ StoreError::ServerRestarted)) => {
+                        Err(AppError::Sync(SyncError::Store(error @ StoreError::ServerRestarted))) => {
                             warn!(%error, "reading again")
                         }
                         outcome => outcome?,

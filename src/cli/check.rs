@@ -7,8 +7,9 @@ use crate::api::client::Client;
 use crate::api::limiter::Priority;
 use crate::api::model::Stream;
 use crate::app::App;
+use crate::app::team::{Inquiry, Verdict};
 use crate::config::Settings;
-use crate::store::SchemaState;
+use crate::store::{SchemaState, Store};
 use crate::sync::detect::{Answer, Finding, Probe};
 use crate::telemetry;
 
@@ -21,6 +22,8 @@ const SKEW_WORTH_TELLING: TimeDelta = TimeDelta::seconds(5);
 struct Verdicts {
     given: usize,
     failed: usize,
+    /// The key is another team's: wrong configuration.
+    other_team: bool,
 }
 
 impl Verdicts {
@@ -41,24 +44,33 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Cl
     verdicts.good("configuration", "valid; `heymarket-sync config` shows it");
     let credentials = settings.api.require_credentials().map(|_| ());
     let api = settings.api.clone();
-    match App::open(settings, "check", &cancel).await {
-        Ok(app) => {
-            database(&app, &mut verdicts).await;
-            app.close().await;
+    let app = match App::open(settings, "check", &cancel).await {
+        Ok(app) => Some(app),
+        Err(error) => {
+            verdicts.bad("database", &telemetry::chain(&error));
+            None
         }
-        Err(error) => verdicts.bad("database", &telemetry::chain(&error)),
+    };
+    if let Some(app) = &app {
+        database(app, &mut verdicts).await;
     }
     let usable = credentials.is_ok();
     if let Err(error) = &credentials {
         verdicts.bad("credentials", &error.to_string());
     } else {
-        api_answers(&api, &mut verdicts, &cancel).await;
+        api_answers(&api, app.as_ref().map(|app| &app.store), &mut verdicts, &cancel).await;
+    }
+    if let Some(app) = app {
+        app.close().await;
     }
     match verdicts.failed {
         0 => Ok(()),
         // A missing credential is wrong configuration, and says so by its status.
         _ if !usable => {
             Err(credentials.err().map_or_else(|| CliError::Failed(String::new()), CliError::Config))
+        }
+        failed if verdicts.other_team => {
+            Err(CliError::Usage(format!("{failed} of {} checks failed", verdicts.given)))
         }
         failed => Err(CliError::Failed(format!("{failed} of {} checks failed", verdicts.given))),
     }
@@ -92,7 +104,12 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
 }
 
 /// Asks the API with the credentials; then its clock, and how it reads what its documentation leaves open.
-async fn api_answers(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: &CancellationToken) {
+async fn api_answers(
+    api: &crate::config::Api,
+    store: Option<&Store>,
+    verdicts: &mut Verdicts,
+    cancel: &CancellationToken,
+) {
     let client = match Client::new(api) {
         Ok(client) => client,
         Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),
@@ -101,6 +118,7 @@ async fn api_answers(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: 
         Ok(inboxes) => verdicts.good("credentials", &format!("accepted; {} inboxes", inboxes.len())),
         Err(error) => return verdicts.bad("credentials", &telemetry::chain(&error)),
     }
+    team(&client, store, verdicts, cancel).await;
     let skew = client.skew().unwrap_or_default();
     if skew.abs() > SKEW_WORTH_TELLING {
         let seconds = skew.num_seconds();
@@ -114,6 +132,33 @@ async fn api_answers(api: &crate::config::Api, verdicts: &mut Verdicts, cancel: 
             Ok(survey) => survey.findings.iter().for_each(|finding| reading(stream, finding, verdicts)),
             Err(error) => verdicts.bad(stream.name(), &telemetry::chain(&error)),
         }
+    }
+}
+
+/// Whose key it is, and whether the database is theirs; binds nothing.
+async fn team(client: &Client, store: Option<&Store>, verdicts: &mut Verdicts, cancel: &CancellationToken) {
+    // A database that cannot be asked, or holds nothing yet, has its own verdict.
+    let (mut bound, mut contacts) = (None, Vec::new());
+    if let Some(store) = store
+        && store.schema_state().await.is_ok_and(|state| state == SchemaState::Current)
+    {
+        bound = store.team().await.ok().flatten();
+        contacts = store.contacts_teams().await.unwrap_or_default();
+    }
+    match Inquiry::default().decide(client, bound.as_ref(), &contacts, cancel).await {
+        Ok(Verdict::Confirmed(team)) => verdicts.good("team", &format!("{team}; the database mirrors it")),
+        Ok(Verdict::Bind(team)) => {
+            verdicts.good("team", &format!("{team}; the first `run` or `sync` binds the database to it"));
+        }
+        Ok(Verdict::Refused(other)) => {
+            verdicts.other_team = true;
+            verdicts.bad("team", &other.to_string());
+        }
+        Ok(Verdict::Undecided(reason)) => verdicts.bad("team", &reason),
+        Ok(Verdict::Unproved(reason)) => verdicts
+            .good("team", &format!("not known, so a key of another team would not be noticed ({reason})")),
+        Ok(Verdict::Ask) => {}
+        Err(error) => verdicts.bad("team", &telemetry::chain(&error)),
     }
 }
 

@@ -112,6 +112,7 @@ impl CliError {
     fn status(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Usage(_) => MISUSED,
+            Self::App(error) if matches!(**error, AppError::OtherTeam(_)) => MISUSED,
             _ => FAILED,
         }
     }

@@ -23,6 +23,7 @@ const ENDPOINT_UP: &str = "heymarket_sync_api_endpoint_up";
 const OUTAGE_SECONDS: &str = "heymarket_sync_api_outage_seconds";
 const LEADER: &str = "heymarket_sync_leader";
 const DATABASE_UP: &str = "heymarket_sync_database_up";
+const KEY_REFUSED: &str = "heymarket_sync_key_refused";
 
 /// The process's one recorder; installed at the first call.
 pub fn install() -> Result<PrometheusHandle, InstallError> {
@@ -56,6 +57,7 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
     let seconds = since.map_or(0.0, |since| (crate::clock::now() - since).as_seconds_f64().max(0.0));
     gauge!(OUTAGE_SECONDS).set(seconds);
     gauge!(LEADER).set(up(service.leads.load(Relaxed)));
+    gauge!(KEY_REFUSED).set(up(service.objection().is_some()));
     match in_time(service.store.open_rejects()).await {
         Ok(open) => {
             gauge!(DATABASE_UP).set(if service.outage().is_none() { 1.0 } else { 0.0 });

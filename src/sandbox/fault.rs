@@ -1,6 +1,9 @@
 //! Answers that go wrong on request.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,6 +39,8 @@ pub enum Fault {
     Oversized(usize),
     /// 302 to the same path on another host.
     Redirect(SocketAddr),
+    /// The real answer, in which the team has this id.
+    OtherTeam(i64),
 }
 
 impl Fault {
@@ -57,6 +62,7 @@ impl Fault {
 pub(super) struct FaultPlan {
     queue: VecDeque<(Option<Endpoint>, Fault)>,
     lasting: Option<Fault>,
+    lasting_on: BTreeMap<Endpoint, Fault>,
     probability: f64,
     rng: ChaCha8Rng,
 }
@@ -67,6 +73,7 @@ impl FaultPlan {
         Self {
             queue: VecDeque::new(),
             lasting: None,
+            lasting_on: BTreeMap::new(),
             probability: probability.clamp(0.0, 1.0),
             rng: ChaCha8Rng::seed_from_u64(seed),
         }
@@ -81,6 +88,14 @@ impl FaultPlan {
         self.lasting = fault;
     }
 
+    /// Every request to `endpoint` answers with `fault`, until `None`; before what lasts for all.
+    pub(super) fn set_lasting_on(&mut self, endpoint: Endpoint, fault: Option<Fault>) {
+        match fault {
+            Some(fault) => self.lasting_on.insert(endpoint, fault),
+            None => self.lasting_on.remove(&endpoint),
+        };
+    }
+
     pub(super) fn set_probability(&mut self, probability: f64) {
         self.probability = probability.clamp(0.0, 1.0);
     }
@@ -88,6 +103,7 @@ impl FaultPlan {
     pub(super) fn clear(&mut self) {
         self.queue.clear();
         self.lasting = None;
+        self.lasting_on.clear();
         self.probability = 0.0;
     }
 
@@ -100,8 +116,8 @@ impl FaultPlan {
         if let Some(position) = due {
             return self.queue.remove(position).map(|(_, fault)| fault);
         }
-        if self.lasting.is_some() {
-            return self.lasting;
+        if let Some(fault) = self.lasting_on.get(&endpoint).copied().or(self.lasting) {
+            return Some(fault);
         }
         if self.probability > 0.0 && self.rng.random_bool(self.probability) {
             return Some(Fault::BY_CHANCE[self.rng.random_range(0..Fault::BY_CHANCE.len())]);

@@ -57,6 +57,7 @@ struct Settings {
     credentials: SandboxCredentials,
     rate_limit: RateLimit,
     latency: Duration,
+    other_team: Option<SandboxState>,
 }
 
 impl SandboxState {
@@ -78,6 +79,7 @@ impl SandboxState {
                 credentials: options.credentials.clone(),
                 rate_limit: options.rate_limit,
                 latency: options.latency,
+                other_team: None,
             }),
             live_rate: watch::Sender::new(options.live_rate),
             skew: AtomicI64::new(0),
@@ -188,6 +190,11 @@ impl SandboxState {
         lock(&self.0.faults).set_lasting(fault);
     }
 
+    /// Every request to `endpoint` answers with `fault`, until `None`.
+    pub fn set_lasting_fault_on(&self, endpoint: Endpoint, fault: Option<Fault>) {
+        lock(&self.0.faults).set_lasting_on(endpoint, fault);
+    }
+
     /// Each request meets one of [`Fault::BY_CHANCE`] with this probability.
     pub fn set_fault_probability(&self, probability: f64) {
         lock(&self.0.faults).set_probability(probability);
@@ -234,6 +241,11 @@ impl SandboxState {
         self.settings_mut().credentials = credentials;
     }
 
+    /// From now on the same server answers whom `other` accepts, and this one does not, as `other` does.
+    pub fn set_other_team(&self, other: SandboxState) {
+        self.settings_mut().other_team = Some(other);
+    }
+
     pub fn credentials(&self) -> SandboxCredentials {
         self.settings().credentials.clone()
     }
@@ -259,6 +271,13 @@ impl SandboxState {
     }
 
     // For the server.
+
+    /// The team that a request of these credentials is for.
+    pub(super) fn of(&self, authorization: &str) -> SandboxState {
+        let own = self.accept(authorization).is_some();
+        let other = if own { None } else { self.settings().other_team.clone() };
+        other.filter(|other| other.accept(authorization).is_some()).unwrap_or_else(|| self.clone())
+    }
 
     pub(super) fn accept(&self, authorization: &str) -> Option<Key> {
         self.settings().credentials.accept(authorization, self.now())

@@ -24,6 +24,7 @@ mod retries;
 mod runs;
 mod schema;
 mod status;
+mod team;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ pub use self::{
     runs::Run,
     schema::SchemaState,
     status::{Status, StreamStatus},
+    team::BoundTeam,
 };
 
 /// The name of the pass that is the mirror itself; every other pass reads a window again.

@@ -218,7 +218,8 @@ async fn each_endpoint_is_asked_as_documented() {
     .await;
     let (client, none) = (server.client(), CancellationToken::new());
     let at = Priority::Recheck;
-    let inboxes = [Inbox { id: 4, name: "Sales".into() }, Inbox { id: 5, name: String::new() }];
+    let inboxes =
+        [Inbox { id: 4, name: "Sales".into(), team: None }, Inbox { id: 5, name: String::new(), team: None }];
     assert_eq!(client.inboxes(at, &none).await.unwrap(), inboxes);
     assert_eq!(client.team(at, &none).await.unwrap(), Team { id: 9, name: "Ours".into() });
     assert_eq!(client.conversation(12, at, &none).await.unwrap().unwrap().body, r#"{"id":12}"#);

@@ -17,6 +17,7 @@ mod secrets;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod team;
 mod verbs;
 
 use std::time::Duration;
