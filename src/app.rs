@@ -22,7 +22,7 @@ use crate::config::{Database, Settings};
 use crate::crash::{self, CrashPoint};
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
-use crate::store::{self, Holder, LEASE_POLL, Lease, SchemaState, Store, StoreError};
+use crate::store::{self, Holder, LEASE_POLL, Lease, Rights, SchemaState, Store, StoreError};
 use crate::sync::progress::Progress;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
@@ -75,6 +75,13 @@ pub enum AppError {
     BackfillOpen { holder: Holder, outcome: String },
     #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
     NotMigrated,
+    #[error("{0}; let the schema's owner run: {grants}", grants = .0.grants())]
+    Rights(Box<Rights>),
+    #[error(
+        "the schema is to be brought up to date, and role {} may not do that; run `heymarket-sync migrate` as {}",
+        .0.role, .0.owner.as_deref().unwrap_or("a role that may create schemas in the database")
+    )]
+    NotOwner(Box<Rights>),
     #[error(transparent)]
     OtherTeam(Arc<OtherTeam>),
     #[error("{0}; try again, and ask Heymarket's support if it stays so")]
@@ -148,6 +155,29 @@ impl App {
         Ok(self.bring_up_to_date().await?)
     }
 
+    /// Sees that the schema is current and that the role may work with it, before anything else is done.
+    ///
+    /// # Errors
+    /// [`AppError::Rights`] and [`AppError::NotOwner`], which say what to do.
+    async fn prepare(&self) -> Result<(), AppError> {
+        let rights = self.store.rights().await?;
+        // Without them, not even the schema's version can be read.
+        if !rights.schemas.is_empty() {
+            return Err(AppError::Rights(Box::new(rights)));
+        }
+        match self.store.schema_state().await? {
+            SchemaState::Current => {}
+            SchemaState::Pending(_) if !rights.can_migrate => {
+                return Err(AppError::NotOwner(Box::new(rights)));
+            }
+            _ => {
+                self.migrate().await?;
+                return Ok(());
+            }
+        }
+        if rights.suffice() { Ok(()) } else { Err(AppError::Rights(Box::new(rights))) }
+    }
+
     async fn bring_up_to_date(&self) -> Result<usize, StoreError> {
         match self.store.schema_state().await? {
             SchemaState::Current => Ok(0),
@@ -161,8 +191,8 @@ impl App {
 
     /// Catches up once with `streams` (none: all that are enabled).
     pub async fn sync(&self, streams: &[Stream], cancel: &CancellationToken) -> Result<(), AppError> {
-        self.migrate().await?;
-        let client = Client::new(&self.settings.api)?;
+        self.prepare().await?;
+        let client = self.client()?;
         let guard = Guard::spawn(&client, &self.store, false, cancel);
         loop {
             let lease = self.wait_for_lead(cancel).await?;
@@ -185,8 +215,8 @@ impl App {
         cancel: &CancellationToken,
         listening: impl FnOnce(SocketAddr),
     ) -> Result<(), AppError> {
-        self.migrate().await?;
-        let client = Client::new(&self.settings.api)?;
+        self.prepare().await?;
+        let client = self.client()?;
         let guard = Guard::spawn(&client, &self.store, true, cancel);
         let standing = guard.standing();
         let objection = Arc::new(move || standing.borrow().reason());
@@ -244,6 +274,7 @@ impl App {
                     outage.over();
                     if !standing_by {
                         info!(leader = holder.holder, "standing by");
+                        guard.stands_by();
                     }
                     standing_by = true;
                     tokio::select! {
@@ -280,6 +311,16 @@ impl App {
             Err(_) => server.abort(),
         }
         Ok(())
+    }
+
+    fn client(&self) -> Result<Client, AppError> {
+        if let Some(host) = self.settings.api.unencrypted_host() {
+            warn!(
+                host,
+                "api.base_url is plain http: texts, phone numbers and tokens cross the network unencrypted"
+            );
+        }
+        Ok(Client::new(&self.settings.api)?)
     }
 
     /// Ends the connections, then the embedded database.

@@ -5,7 +5,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::api::client::Client;
 use crate::api::model::Stream;
 use crate::clock;
 use crate::interval::Interval;
@@ -58,8 +57,8 @@ impl App {
         if window.0.is_some_and(|from| from >= to) {
             return Err(AppError::Unsettled(self.settings.sync.settle_margin));
         }
-        self.migrate().await?;
-        let client = Client::new(&self.settings.api)?;
+        self.prepare().await?;
+        let client = self.client()?;
         // Before anything is written. A leader looks at its own key.
         let mut guard = match self.store.leader().await? {
             None => {

@@ -136,11 +136,17 @@ impl Guard {
         let _ = self.standing().wait_for(|standing| matches!(standing, Standing::Refused { .. })).await;
     }
 
-    /// Returns when the key has been looked at.
+    /// Has the key looked at while another process leads, or none. It is at once where this process leads.
+    pub fn stands_by(&self) {
+        self.leads(None);
+    }
+
+    /// Returns when the key has been looked at, for a process that does not lead.
     ///
     /// # Errors
     /// What speaks against it.
     pub async fn checked(&self, cancel: &CancellationToken) -> Result<(), AppError> {
+        self.stands_by();
         let mut standing = self.standing();
         tokio::select! {
             _ = standing.wait_for(|standing| !matches!(standing, Standing::Unchecked)) => self.objection(),
@@ -215,6 +221,11 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut lead: watch::Receiver<Option<Lease>>) {
+        // Until its part is known, a process asks the API nothing.
+        tokio::select! {
+            () = self.cancel.cancelled() => return,
+            changed = lead.changed() => if changed.is_err() { return },
+        }
         loop {
             let lease = lead.borrow_and_update().clone();
             let look_after = match self.look(lease.as_ref(), &lead).await {
@@ -272,7 +283,7 @@ impl Task {
         {
             let source = inquiry.source_of(team.id).map_or("", |source| source.name());
             let bound = self.store.bind_team(lease, team.id, team.name.as_deref(), source).await?;
-            if bound.id != team.id {
+            if bound.is_none_or(|bound| bound.id != team.id) {
                 return Ok(Duration::ZERO);
             }
         }

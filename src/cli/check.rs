@@ -9,7 +9,7 @@ use crate::api::model::Stream;
 use crate::app::App;
 use crate::app::team::{Inquiry, Verdict};
 use crate::config::Settings;
-use crate::store::{SchemaState, Store};
+use crate::store::{Rights, SchemaState, Store};
 use crate::sync::detect::{Answer, Finding, Probe};
 use crate::telemetry;
 
@@ -32,6 +32,11 @@ impl Verdicts {
         println!("ok    {what}: {detail}");
     }
 
+    fn doubtful(&mut self, what: &str, detail: &str) {
+        self.given += 1;
+        println!("warn  {what}: {detail}");
+    }
+
     fn bad(&mut self, what: &str, detail: &str) {
         self.given += 1;
         self.failed += 1;
@@ -42,6 +47,11 @@ impl Verdicts {
 pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), CliError> {
     let mut verdicts = Verdicts::default();
     verdicts.good("configuration", "valid; `heymarket-sync config` shows it");
+    if let Some(host) = settings.api.unencrypted_host() {
+        let told =
+            format!("plain http to {host}: texts, phone numbers and tokens are not encrypted; use https");
+        verdicts.doubtful("encryption", &told);
+    }
     let credentials = settings.api.require_credentials().map(|_| ());
     let api = settings.api.clone();
     let app = match App::open(settings, "check", &cancel).await {
@@ -87,20 +97,45 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
             .bad("database", &format!("{version}, a standby that takes no writes; name the primary"));
     }
     verdicts.good("database", &version);
-    match app.store.schema_state().await {
+    let rights = match app.store.rights().await {
+        Ok(rights) => rights,
+        Err(error) => return verdicts.bad("rights", &telemetry::chain(&error)),
+    };
+    if !rights.schemas.is_empty() {
+        return verdicts.bad("rights", &lacking(&rights));
+    }
+    let state = app.store.schema_state().await;
+    match &state {
         Ok(SchemaState::Current) => verdicts.good("schema", "current"),
         Ok(SchemaState::Newer(_)) => {
             verdicts
                 .bad("schema", "newer than this program; run the version that applied it, or a later one");
         }
-        Ok(_) if !server.can_create => verdicts.bad(
+        Ok(SchemaState::Pending(_)) if !rights.can_migrate => verdicts.bad(
+            "schema",
+            &format!(
+                "to be brought up to date, and this role may not do that; run `heymarket-sync migrate` as {}",
+                rights.owner.as_deref().unwrap_or("its owner")
+            ),
+        ),
+        Ok(SchemaState::Empty) if !server.can_create => verdicts.bad(
             "schema",
             "to be applied, and this role may not create schemas; run `heymarket-sync migrate` with one that may, \
              or GRANT CREATE ON DATABASE to this one",
         ),
         Ok(_) => verdicts.good("schema", "to be applied; `run`, `sync` and `migrate` do it"),
-        Err(error) => verdicts.bad("schema", &telemetry::chain(&error)),
+        Err(error) => verdicts.bad("schema", &telemetry::chain(error)),
     }
+    if matches!(state, Ok(SchemaState::Current)) {
+        match rights.suffice() {
+            true => verdicts.good("rights", &format!("role {} may read and write all tables", rights.role)),
+            false => verdicts.bad("rights", &lacking(&rights)),
+        }
+    }
+}
+
+fn lacking(rights: &Rights) -> String {
+    format!("{rights}; let the schema's owner run: {}", rights.grants())
 }
 
 /// Asks the API with the credentials; then its clock, and how it reads what its documentation leaves open.
@@ -155,8 +190,10 @@ async fn team(client: &Client, store: Option<&Store>, verdicts: &mut Verdicts, c
             verdicts.bad("team", &other.to_string());
         }
         Ok(Verdict::Undecided(reason)) => verdicts.bad("team", &reason),
-        Ok(Verdict::Unproved(reason)) => verdicts
-            .good("team", &format!("not known, so a key of another team would not be noticed ({reason})")),
+        Ok(Verdict::Unproved(reason)) => verdicts.doubtful(
+            "team",
+            &format!("not known, so a key of another team would not be noticed ({reason})"),
+        ),
         Ok(Verdict::Ask) => {}
         Err(error) => verdicts.bad("team", &telemetry::chain(&error)),
     }

@@ -21,6 +21,7 @@ mod refusal;
 mod rejects;
 mod requests;
 mod retries;
+mod rights;
 mod runs;
 mod schema;
 mod status;
@@ -48,6 +49,7 @@ pub use self::{
     rejects::HeldReject,
     requests::Asked,
     retries::{Requested, RetryOutcome},
+    rights::Rights,
     runs::Run,
     schema::SchemaState,
     status::{Status, StreamStatus},

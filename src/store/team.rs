@@ -1,9 +1,17 @@
 //! The team that the database mirrors.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+
+use sqlx::{Acquire as _, PgConnection};
 
 use super::{Lease, Store, StoreError, lease};
 
+/// How long a statement on the one row may take.
+const WITHIN: Duration = Duration::from_secs(10);
+/// How long the look through the contacts may take; the server itself ends a statement after a minute.
+const CONTACTS_WITHIN: Duration = Duration::from_secs(70);
 /// Teams that the contacts are looked through for: more are as good as none in common.
 const TEAMS_LOOKED_FOR: i64 = 100;
 
@@ -22,23 +30,34 @@ pub struct BoundTeam {
 impl Store {
     /// The team that the database is bound to; `None` before the first binding.
     pub async fn team(&self) -> Result<Option<BoundTeam>, StoreError> {
-        sqlx::query_as!(BoundTeam, "SELECT id, name, source, bound_at, confirmed_at FROM heymarket_sync.team")
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(StoreError::query("reading which team the database is bound to"))
+        let failed = || StoreError::query("reading which team the database is bound to");
+        in_time(WITHIN, failed(), async {
+            let mut session = self.asking.session().await.map_err(failed())?;
+            let bound = read(&mut session).await.map_err(failed())?;
+            self.asking.keep(session);
+            Ok(bound)
+        })
+        .await
     }
 
     /// The teams that the held contacts name, those of most contacts first, at most 100. Reads all contacts.
     pub async fn contacts_teams(&self) -> Result<Vec<i64>, StoreError> {
-        // 0 stands for "not set", as in all of the source's integers.
-        sqlx::query_scalar!(
-            r#"SELECT team_id AS "team_id!" FROM heymarket.contacts WHERE team_id <> 0
-               GROUP BY team_id ORDER BY count(*) DESC, team_id LIMIT $1"#,
-            TEAMS_LOOKED_FOR
-        )
-        .fetch_all(&self.pool)
+        let failed = || StoreError::query("reading which teams the contacts belong to");
+        in_time(CONTACTS_WITHIN, failed(), async {
+            let mut session = self.asking.session().await.map_err(failed())?;
+            // 0 stands for "not set", as in all of the source's integers.
+            let teams = sqlx::query_scalar!(
+                r#"SELECT team_id AS "team_id!" FROM heymarket.contacts WHERE team_id <> 0
+                   GROUP BY team_id ORDER BY count(*) DESC, team_id LIMIT $1"#,
+                TEAMS_LOOKED_FOR
+            )
+            .fetch_all(&mut *session)
+            .await
+            .map_err(failed())?;
+            self.asking.keep(session);
+            Ok(teams)
+        })
         .await
-        .map_err(StoreError::query("reading which teams the contacts belong to"))
     }
 
     /// Binds the database to a team, or notes that a key of the team it is bound to was seen. Returns the team that
@@ -52,31 +71,48 @@ impl Store {
         id: i64,
         name: Option<&str>,
         source: &str,
-    ) -> Result<BoundTeam, StoreError> {
+    ) -> Result<Option<BoundTeam>, StoreError> {
         let failed = || StoreError::query("binding the database to a team");
-        let mut transaction = self.pool.begin().await.map_err(failed())?;
-        sqlx::query!(
-            "INSERT INTO heymarket_sync.team AS held (id, name, source) VALUES ($1, $2, $3)
-             ON CONFLICT (singleton) DO UPDATE
-             SET name = coalesce(excluded.name, held.name), source = excluded.source,
-                 confirmed_at = excluded.confirmed_at
-             WHERE held.id = excluded.id",
-            id,
-            name,
-            source,
-        )
-        .execute(&mut *transaction)
+        in_time(WITHIN, failed(), async {
+            let mut session = self.asking.session().await.map_err(failed())?;
+            let mut transaction = session.begin().await.map_err(failed())?;
+            sqlx::query!(
+                "INSERT INTO heymarket_sync.team AS held (id, name, source) VALUES ($1, $2, $3)
+                 ON CONFLICT (singleton) DO UPDATE
+                 SET name = coalesce(excluded.name, held.name), source = excluded.source,
+                     confirmed_at = excluded.confirmed_at
+                 WHERE held.id = excluded.id",
+                id,
+                name,
+                source,
+            )
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed())?;
+            let bound = read(&mut transaction).await.map_err(failed())?;
+            lease::check(&mut transaction, lease).await?;
+            transaction.commit().await.map_err(failed())?;
+            self.asking.keep(session);
+            Ok(bound)
+        })
         .await
-        .map_err(failed())?;
-        let bound = sqlx::query_as!(
-            BoundTeam,
-            "SELECT id, name, source, bound_at, confirmed_at FROM heymarket_sync.team"
-        )
-        .fetch_one(&mut *transaction)
+    }
+}
+
+async fn read(connection: &mut PgConnection) -> Result<Option<BoundTeam>, sqlx::Error> {
+    sqlx::query_as!(BoundTeam, "SELECT id, name, source, bound_at, confirmed_at FROM heymarket_sync.team")
+        .fetch_optional(connection)
         .await
-        .map_err(failed())?;
-        lease::check(&mut transaction, lease).await?;
-        transaction.commit().await.map_err(failed())?;
-        Ok(bound)
+}
+
+/// Returns what `asking` brings, or that it took too long: a server whose machine has vanished never answers.
+async fn in_time<T>(
+    within: Duration,
+    late: impl FnOnce(sqlx::Error) -> StoreError,
+    asking: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(within, asking).await {
+        Ok(answer) => answer,
+        Err(elapsed) => Err(late(sqlx::Error::Io(elapsed.into()))),
     }
 }

@@ -13,6 +13,7 @@ mod memory;
 mod outage;
 mod pages;
 mod rejects;
+mod roles;
 mod secrets;
 mod signals;
 #[path = "../support/mod.rs"]

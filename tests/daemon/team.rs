@@ -299,7 +299,7 @@ async fn an_outage_at_the_start_is_no_refusal_and_lets_nothing_through_unchecked
     let key = Key::new();
     let rig = key.of(rig);
     let daemon = rig.start(&["run"]);
-    rig.complete(&daemon).await;
+    daemon.logs("the API key belongs to the team of this database", EQUAL).await;
     key.theirs();
     // The outage of the other team's API is an outage, not an answer.
     ready(&daemon, &["cannot be read since"], NOTICED).await;
@@ -314,9 +314,8 @@ async fn an_outage_at_the_start_is_no_refusal_and_lets_nothing_through_unchecked
     assert_eq!(other.counters().rows, rows);
 }
 
-/// The whole of a bad start, as a service manager sees it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_ready_keeps_its_team_through_a_restart_of_the_database() {
+async fn the_team_is_not_asked_for_again_when_the_database_ends_all_sessions() {
     let rig = Rig::new(200).await;
     let daemon: Process = rig.start(&["run"]);
     rig.complete(&daemon).await;
@@ -326,6 +325,8 @@ async fn a_daemon_that_is_ready_keeps_its_team_through_a_restart_of_the_database
         .await
         .unwrap();
     super::traffic(rig.source());
+    ready(&daemon, &["ready, leading"], EQUAL).await;
+    rig.equal().await;
     rig.catches_up(daemon).await;
     assert_eq!(asked(rig.source()), before, "what is known of the key needs no other request");
 }
