@@ -297,9 +297,12 @@ impl Task {
         if is_right {
             self.right = Some(secret);
         }
-        // What was found out is of no use to a lead that has ended, or begun, meanwhile.
-        let admitted = is_right && lease.is_some() && !lead.has_changed().unwrap_or(true);
+        let admitted = is_right && lease.is_some();
         self.client.admit(admitted.then_some(secret));
+        // What was found out is of no use to a lead that has ended, or begun, meanwhile.
+        if lead.has_changed().unwrap_or(true) {
+            self.client.admit(None);
+        }
         if !matches!(verdict, Verdict::Refused(_)) {
             self.refused_pause = REFUSED_FIRST;
         }

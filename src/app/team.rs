@@ -206,6 +206,9 @@ mod tests {
         BoundTeam { id: OURS, name: Some("Ours".into()), source: "-".into(), bound_at: at, confirmed_at: at }
     }
 
+    /// Whether bound, the contacts' teams, the answers, whether another may come, and what follows.
+    type Case = (bool, &'static [i64], Vec<TeamAnswer>, bool, &'static str);
+
     /// What a verdict is, in a word.
     fn kind(verdict: &Verdict) -> &'static str {
         match verdict {
@@ -222,9 +225,9 @@ mod tests {
     #[test]
     fn two_answers_that_agree_bind_or_refuse_and_one_confirms() {
         let (team, inboxes) = (|id| says(TeamSource::Team, id), |id| says(TeamSource::Inboxes, id));
-        let none: &[i64] = &[];
+        let none: &'static [i64] = &[];
         let (is_bound, unbound) = (true, false);
-        let cases: Vec<(bool, &[i64], Vec<TeamAnswer>, bool, &str)> = vec![
+        let cases: [Case; 27] = [
             // Bound: one answer confirms, whatever another says; two that agree refuse.
             (is_bound, none, vec![], true, "ask"),
             (is_bound, none, vec![team(OURS)], true, "confirmed"),
