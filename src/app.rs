@@ -1,8 +1,10 @@
 //! The composition root: builds everything from the settings, and owns the lead.
 
 mod backfill;
+mod guard;
 mod lead;
 mod rejects;
+pub mod team;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,12 +22,14 @@ use crate::config::{Database, Settings};
 use crate::crash::{self, CrashPoint};
 use crate::embedded::{Durability, Embedded, EmbeddedError, EmbeddedOptions};
 use crate::http::{self, HttpError, Service};
-use crate::store::{self, Holder, LEASE_POLL, Lease, Reread, SchemaState, Store, StoreError};
+use crate::store::{self, Holder, LEASE_POLL, Lease, Reread, Rights, SchemaState, Store, StoreError};
 use crate::sync::progress::Progress;
 use crate::sync::scheduler::{SyncError, Term};
 use crate::telemetry;
 
+use self::guard::Guard;
 use self::lead::{Keeper, LEAD_WAIT};
+use self::team::OtherTeam;
 
 pub use self::backfill::{BackfillProgress, Window};
 
@@ -73,6 +77,19 @@ pub enum AppError {
     BackfillOpen { holder: Holder, outcome: String },
     #[error("the schema is not up to date; run `heymarket-sync migrate` with a role that may create tables")]
     NotMigrated,
+    #[error("{0}; let the schema's owner run: {grants}", grants = .0.grants())]
+    Rights(Box<Rights>),
+    #[error(
+        "the schema is to be brought up to date, and role {} may not do that; run `heymarket-sync migrate` as {}",
+        .0.role, .0.owner.as_deref().unwrap_or("a role that may create schemas in the database")
+    )]
+    NotOwner(Box<Rights>),
+    #[error(transparent)]
+    OtherTeam(Arc<OtherTeam>),
+    #[error("{0}; try again, and ask Heymarket's support if it stays so")]
+    TeamUndecided(Arc<str>),
+    #[error("the team of the API key could not be found out")]
+    TeamUnchecked(#[source] Arc<SyncError>),
 }
 
 /// Settings, database and what is counted while the process runs.
@@ -149,6 +166,29 @@ impl App {
         }
     }
 
+    /// Sees that the schema is current and that the role may work with it, before anything else is done.
+    ///
+    /// # Errors
+    /// [`AppError::Rights`] and [`AppError::NotOwner`], which say what to do.
+    async fn prepare(&self, cancel: &CancellationToken) -> Result<(), AppError> {
+        let rights = self.store.rights().await?;
+        // Without them, not even the schema's version can be read.
+        if !rights.schemas.is_empty() {
+            return Err(AppError::Rights(Box::new(rights)));
+        }
+        match self.store.schema_state().await? {
+            SchemaState::Current => {}
+            SchemaState::Pending(_) if !rights.can_migrate => {
+                return Err(AppError::NotOwner(Box::new(rights)));
+            }
+            _ => {
+                self.migrate(cancel).await?;
+                return Ok(());
+            }
+        }
+        if rights.suffice() { Ok(()) } else { Err(AppError::Rights(Box::new(rights))) }
+    }
+
     async fn bring_up_to_date(&self) -> Result<usize, StoreError> {
         match self.store.schema_state().await? {
             SchemaState::Current => Ok(0),
@@ -162,16 +202,19 @@ impl App {
 
     /// Catches up once with `streams` (none: all that are enabled).
     pub async fn sync(&self, streams: &[Stream], cancel: &CancellationToken) -> Result<(), AppError> {
-        self.migrate(cancel).await?;
-        let client = Client::new(&self.settings.api)?;
+        self.prepare(cancel).await?;
+        let client = self.client()?;
+        let guard = Guard::spawn(&client, &self.store, false, cancel);
         loop {
             let lease = self.wait_for_lead(cancel).await?;
             let (term, keeper) = self.term(&client, lease.clone(), cancel);
-            let outcome = term.catch_up(streams).await;
+            let outcome = guard.during(&lease, &term.cancel.clone(), term.catch_up(streams)).await;
             self.give_up(lease, keeper).await;
             match outcome {
-                Err(SyncError::Store(error @ StoreError::ServerRestarted)) => warn!(%error, "reading again"),
-                outcome => return Ok(outcome?),
+                Err(AppError::Sync(SyncError::Store(error @ StoreError::ServerRestarted))) => {
+                    warn!(%error, "reading again")
+                }
+                outcome => return outcome,
             }
         }
     }
@@ -187,9 +230,9 @@ impl App {
         cancel: &CancellationToken,
         listening: impl FnOnce(SocketAddr),
     ) -> Result<(), AppError> {
-        match self.migrate(cancel).await {
+        match self.prepare(cancel).await {
             Err(AppError::Sync(SyncError::Stopped)) => return Ok(()),
-            migrated => drop(migrated?),
+            prepared => prepared?,
         }
         let stop = cancel.child_token();
         let outgrown = async {
@@ -225,8 +268,12 @@ impl App {
         cancel: &CancellationToken,
         listening: impl FnOnce(SocketAddr),
     ) -> Result<(), AppError> {
-        let client = Client::new(&self.settings.api)?;
-        let service = Service::new(self.store.clone(), Arc::clone(&self.progress), client.availability());
+        let client = self.client()?;
+        let guard = Guard::spawn(&client, &self.store, true, cancel);
+        let standing = guard.standing();
+        let objection = Arc::new(move || standing.borrow().reason());
+        let progress = Arc::clone(&self.progress);
+        let service = Service::new(self.store.clone(), progress, client.availability(), objection);
         let (address, mut server) =
             http::serve(self.settings.http.listen, service.clone(), cancel.clone()).await?;
         listening(address);
@@ -234,10 +281,19 @@ impl App {
         let mut standing_by = false;
         let mut outage = OutageLog::default();
         let mut delay = REST;
-        loop {
+        let ended = loop {
+            if let Some((other, from_start)) = guard.refusal() {
+                if from_start {
+                    break Err(AppError::OtherTeam(other));
+                }
+                tokio::select! {
+                    () = guard.accepts() => {}
+                    () = cancel.cancelled() => break Ok(()),
+                }
+            }
             let acquired = tokio::select! {
                 acquired = self.try_lead() => acquired,
-                () = cancel.cancelled() => break,
+                () = cancel.cancelled() => break Ok(()),
             };
             match acquired {
                 Ok(Ok(lease)) => {
@@ -248,7 +304,7 @@ impl App {
                     let begun = Instant::now();
                     service.leads(true);
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
-                    let outcome = term.run().await;
+                    let outcome = guard.during(&lease, &term.cancel.clone(), term.run()).await;
                     service.leads(false);
                     let left_to_others = self.give_up(lease, keeper).await;
                     rest(left_to_others, cancel).await;
@@ -256,11 +312,12 @@ impl App {
                         delay = REST;
                     }
                     match outcome {
-                        Ok(()) | Err(SyncError::Stopped) => {}
+                        // What the guard says is logged by itself.
+                        Ok(()) | Err(AppError::Sync(SyncError::Stopped) | AppError::OtherTeam(_)) => {}
                         Err(error) => {
                             warn!(error = telemetry::chain(&error), "the term ended; trying again");
                             rest(delay, cancel).await;
-                            if !passes(&error) {
+                            if !matches!(&error, AppError::Sync(error) if passes(error)) {
                                 delay = (delay * 2).min(REST_MOST);
                             }
                         }
@@ -270,9 +327,13 @@ impl App {
                     outage.over();
                     if !standing_by {
                         info!(leader = holder.holder, "standing by");
+                        guard.stands_by();
                     }
                     standing_by = true;
-                    rest(LEASE_POLL, cancel).await;
+                    tokio::select! {
+                        () = rest(LEASE_POLL, cancel) => {}
+                        () = guard.refuses() => {}
+                    }
                 }
                 // Told by the program's end.
                 Err(StoreError::SchemaTooNew { .. }) => rest(REST, cancel).await,
@@ -282,12 +343,16 @@ impl App {
                     // The pool only tells that it has waited.
                     let error = tokio::select! {
                         probed = self.store.probe() => probed.err().unwrap_or(error),
-                        () = cancel.cancelled() => break,
+                        () = cancel.cancelled() => break Ok(()),
                     };
                     outage.tell(&error);
                     rest(REST, cancel).await;
                 }
             }
+        };
+        if ended.is_err() {
+            server.abort();
+            return ended;
         }
         // The server ends with the token; a panic in it is not lost, and a client that does not finish is not
         // waited for.
@@ -301,6 +366,16 @@ impl App {
             Err(_) => server.abort(),
         }
         Ok(())
+    }
+
+    fn client(&self) -> Result<Client, AppError> {
+        if let Some(host) = self.settings.api.unencrypted_host() {
+            warn!(
+                host,
+                "api.base_url is plain http: texts, phone numbers and tokens cross the network unencrypted"
+            );
+        }
+        Ok(Client::new(&self.settings.api)?)
     }
 
     /// Ends the connections, then the embedded database.

@@ -325,3 +325,113 @@ async fn each_test_gets_a_database_of_its_own_that_goes_with_it() {
     assert!(PgConnection::connect(&url).await.is_err(), "dropped though a session was open");
     session.close().await.unwrap_err();
 }
+
+/// What the superuser's session of another program of this machine comes to, which runs as this user.
+fn psql_as(user: &str, embedded: &Embedded) -> std::process::Output {
+    let command = format!("{} -XAtc 'SELECT current_user'", embedded.psql_command());
+    Command::new("su").args(["-s", "/bin/sh", user, "-c", &command]).output().unwrap()
+}
+
+fn number(user: &str) -> Option<u32> {
+    let output = Command::new("id").args(["-u", user]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+}
+
+/// Makes `id` say that there is no user to give the data to.
+fn without_stand_ins(dir: &Path) -> String {
+    let script =
+        "#!/bin/sh\ncase \"$2\" in postgres|heymarket-sync) exit 1 ;; esac\nexec /usr/bin/id \"$@\"\n";
+    fs::write(dir.join("id"), script).unwrap();
+    fs::set_permissions(dir.join("id"), fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+#[tokio::test]
+async fn root_never_has_nobody_run_a_new_server() {
+    let (true, Some(nobody), Some(_)) = (geteuid().is_root(), number("nobody"), number("postgres")) else {
+        eprintln!("not run: for root, on a system with the users nobody and postgres");
+        return;
+    };
+    let dir = workspace();
+    let data_dir = dir.path().join("data");
+    let embedded = start(&options(&data_dir)).await.unwrap();
+    assert_ne!(fs::metadata(&data_dir).unwrap().uid(), nobody);
+    assert!(!psql_as("nobody", &embedded).status.success());
+    embedded.stop().await.unwrap();
+    // Nor where there is no other user: it says how to make one.
+    let refused = Command::new(env!("CARGO_BIN_EXE_heymarket-sync"))
+        .arg("migrate")
+        .env("PATH", without_stand_ins(dir.path()))
+        .env("HEYMARKET_SYNC__EMBEDDED__DATA_DIR", dir.path().join("other"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("useradd --system heymarket-sync"), "{said}");
+    assert!(!dir.path().join("other").exists());
+}
+
+#[tokio::test]
+async fn data_of_nobody_that_cannot_be_handed_over_is_closed_to_others_of_that_user() {
+    let (true, Some(nobody), Some(_)) = (geteuid().is_root(), number("nobody"), number("postgres")) else {
+        eprintln!("not run: for root, on a system with the users nobody and postgres");
+        return;
+    };
+    let dir = workspace();
+    let data_dir = dir.path().join("data");
+    start(&options(&data_dir)).await.unwrap().stop().await.unwrap();
+    assert!(Command::new("chown").args(["-R", "nobody"]).arg(&data_dir).status().unwrap().success());
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "owning_process", "--ignored", "--nocapture"])
+        .env(OWNER_DATA_DIR, &data_dir)
+        .env("PATH", without_stand_ins(dir.path()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("owner is ready")));
+    assert_eq!(fs::metadata(&data_dir).unwrap().uid(), nobody);
+    let embedded = start(&options(&data_dir)).await.unwrap();
+    let refused = psql_as("nobody", &embedded);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("Peer authentication failed"), "{said}");
+    connect(&embedded.url()).await.close().await.unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    embedded.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_data_directory_of_nobody_is_handed_over_with_its_data() {
+    let (true, Some(nobody), Some(_)) = (geteuid().is_root(), number("nobody"), number("postgres")) else {
+        eprintln!("not run: for root, on a system with the users nobody and postgres");
+        return;
+    };
+    let dir = workspace();
+    let data_dir = dir.path().join("data");
+    let embedded = start(&options(&data_dir)).await.unwrap();
+    let mut session = connect(&embedded.url()).await;
+    sqlx::raw_sql("CREATE TABLE kept AS SELECT 7 AS number").execute(&mut session).await.unwrap();
+    session.close().await.unwrap();
+    embedded.stop().await.unwrap();
+    let is_nobodys = |path: &Path| fs::symlink_metadata(path).unwrap().uid() == nobody;
+    let give_to_nobody = |path: &Path| {
+        let done = Command::new("chown").args(["-R", "nobody"]).arg(path).status().unwrap();
+        assert!(done.success());
+    };
+    // All of it, and as an interrupted change leaves it: the directory changed hands, its files did not.
+    for interrupted in [false, true] {
+        give_to_nobody(&data_dir);
+        if interrupted {
+            std::os::unix::fs::chown(&data_dir, number("postgres"), None).unwrap();
+        }
+        let embedded = start(&options(&data_dir)).await.unwrap();
+        let mut session = connect(&embedded.url()).await;
+        let number: i32 =
+            sqlx::query_scalar("SELECT number FROM kept").fetch_one(&mut session).await.unwrap();
+        assert_eq!(number, 7, "{interrupted}");
+        let left: Vec<_> = listing(&data_dir).into_iter().filter(|(path, ..)| is_nobodys(path)).collect();
+        assert!(left.is_empty() && !is_nobodys(&data_dir), "{interrupted}: {left:?}");
+        session.close().await.unwrap();
+        embedded.stop().await.unwrap();
+    }
+}

@@ -46,6 +46,8 @@ pub struct Authorization {
     pub header: HeaderValue,
     /// Grows with each new token.
     pub generation: u64,
+    /// Which secret it was made from: grows with each secret that differs from the one before.
+    pub secret: u64,
 }
 
 /// Makes and keeps the token.
@@ -68,6 +70,9 @@ struct Token {
 /// What the credentials say, as last read.
 struct Secret {
     kind: SecretKind,
+    text: SecretString,
+    /// See [`Authorization::secret`].
+    number: u64,
     stamp: Stamp,
     checked: Instant,
     /// The last look failed, and that was said.
@@ -92,28 +97,14 @@ impl Auth {
     /// a second; one that cannot be read just then leaves the last secret in use.
     pub fn authorization(&self, now: DateTime<Utc>) -> Result<Authorization, CredentialsError> {
         let mut state = self.state();
-        match &mut state.secret {
-            None => state.secret = Some(self.read()?),
-            Some(secret) if secret.checked.elapsed() >= FILE_CHECK => {
-                secret.checked = Instant::now();
-                match self.read_if_changed(&secret.stamp) {
-                    Ok(None) => secret.unreadable = false,
-                    Ok(changed) => {
-                        state.secret = changed;
-                        state.token = None;
-                    }
-                    Err(error) if secret.unreadable => {
-                        tracing::debug!(%error, "credentials still unreadable")
-                    }
-                    Err(error) => {
-                        secret.unreadable = true;
-                        tracing::warn!(%error, "keeping the credentials read before");
-                    }
-                }
-            }
-            Some(_) => {}
-        }
+        self.look(&mut state)?;
         state.current(now)
+    }
+
+    /// The number of the secret that the next request would be signed with; looks at the files as
+    /// [`Self::authorization`] does.
+    pub fn secret(&self) -> Result<u64, CredentialsError> {
+        self.look(&mut self.state())
     }
 
     /// After a 401 to the token of `generation`: reads the secrets again and makes a fresh token, unless
@@ -123,7 +114,7 @@ impl Auth {
         if state.generation != generation {
             return Ok(true);
         }
-        let fresh = self.read()?;
+        let fresh = self.read(state.secret.as_ref())?;
         let same = match (&fresh.kind, state.secret.as_ref().map(|secret| &secret.kind)) {
             (SecretKind::TeamKey(new), Some(SecretKind::TeamKey(old))) => {
                 new.expose_secret() == old.expose_secret()
@@ -142,32 +133,69 @@ impl Auth {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_if_changed(&self, known: &Stamp) -> Result<Option<Secret>, CredentialsError> {
-        if stamp(&self.credentials)? == *known { Ok(None) } else { self.read().map(Some) }
+    fn look(&self, state: &mut State) -> Result<u64, CredentialsError> {
+        let Some(secret) = &mut state.secret else {
+            let secret = state.secret.insert(self.read(None)?);
+            return Ok(secret.number);
+        };
+        if secret.checked.elapsed() < FILE_CHECK {
+            return Ok(secret.number);
+        }
+        secret.checked = Instant::now();
+        match self.read_if_changed(secret) {
+            Ok(None) => secret.unreadable = false,
+            Ok(Some(changed)) => {
+                *secret = changed;
+                state.token = None;
+            }
+            Err(error) if secret.unreadable => {
+                tracing::debug!(%error, "credentials still unreadable")
+            }
+            Err(error) => {
+                secret.unreadable = true;
+                tracing::warn!(%error, "keeping the credentials read before");
+            }
+        }
+        Ok(secret.number)
     }
 
-    fn read(&self) -> Result<Secret, CredentialsError> {
+    fn read_if_changed(&self, known: &Secret) -> Result<Option<Secret>, CredentialsError> {
+        if stamp(&self.credentials)? == known.stamp { Ok(None) } else { self.read(Some(known)).map(Some) }
+    }
+
+    fn read(&self, before: Option<&Secret>) -> Result<Secret, CredentialsError> {
         // Stamped before it is read: a change in between is then seen at the next look.
         let stamp = stamp(&self.credentials)?;
-        let kind = match &self.credentials {
+        let (kind, text) = match &self.credentials {
             Credentials::Secret { id, key } => {
                 let (id, key) = (read("secret id", id)?, read("secret key", key)?);
                 let text = SecretString::from(format!("{}||{}", id.expose_secret(), key.expose_secret()));
                 let key = EncodingKey::from_secret(text.expose_secret().as_bytes());
-                SecretKind::Signing { id: id.expose_secret().to_owned(), key }
+                (SecretKind::Signing { id: id.expose_secret().to_owned(), key }, text)
             }
-            Credentials::TeamKey(key) => SecretKind::TeamKey(read("team key", key)?),
+            Credentials::TeamKey(key) => {
+                let key = read("team key", key)?;
+                (SecretKind::TeamKey(key.clone()), key)
+            }
         };
-        Ok(Secret { kind, stamp, checked: Instant::now(), unreadable: false })
+        let number = before.map_or(1, |before| {
+            before.number + u64::from(before.text.expose_secret() != text.expose_secret())
+        });
+        Ok(Secret { kind, text, number, stamp, checked: Instant::now(), unreadable: false })
     }
 }
 
 impl State {
     fn current(&mut self, now: DateTime<Utc>) -> Result<Authorization, CredentialsError> {
-        if let Some(token) = self.token.as_ref().filter(|token| token.made.elapsed() < TOKEN_LIFE) {
-            return Ok(Authorization { header: token.header.clone(), generation: self.generation });
-        }
         let secret = self.secret.as_ref().ok_or(CredentialsError::Unset)?;
+        let number = secret.number;
+        if let Some(token) = self.token.as_ref().filter(|token| token.made.elapsed() < TOKEN_LIFE) {
+            return Ok(Authorization {
+                header: token.header.clone(),
+                generation: self.generation,
+                secret: number,
+            });
+        }
         let bearer = match &secret.kind {
             SecretKind::Signing { id, key } => {
                 let iat = (now - IAT_MARGIN).timestamp();
@@ -180,7 +208,7 @@ impl State {
         header.set_sensitive(true);
         self.generation += 1;
         self.token = Some(Token { header: header.clone(), made: Instant::now() });
-        Ok(Authorization { header, generation: self.generation })
+        Ok(Authorization { header, generation: self.generation, secret: number })
     }
 }
 
@@ -295,7 +323,13 @@ mod tests {
         // As long as before, and maybe within the file system's clock tick.
         fs::write(&key, " NEW \n").unwrap();
         assert!(auth.renew(first.generation).unwrap());
-        claims(&auth.authorization(at(1_000_000)).unwrap(), "ID||NEW");
+        let second = auth.authorization(at(1_000_000)).unwrap();
+        claims(&second, "ID||NEW");
+        assert_eq!((first.secret, second.secret), (1, 2));
+        // A file that is only written again holds the same secret.
+        fs::write(&key, "NEW\n").unwrap();
+        assert!(auth.renew(second.generation).unwrap());
+        assert_eq!(auth.authorization(at(1_000_000)).unwrap().secret, 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod answer;
 mod exchange;
 mod probe;
 mod room;
+mod team;
 mod transport;
 
 use std::{
@@ -18,13 +19,17 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use serde_json::Value;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     exchange::{Call, Latency, cancelled},
     probe::Trouble,
     room::Room,
+    team::Admission,
     transport::http_client,
 };
 use super::{
@@ -42,6 +47,7 @@ pub use self::{
     exchange::{REQUESTS_METRIC, SECONDS_METRIC},
     probe::PROBES_METRIC,
     room::Share,
+    team::{TeamAnswer, TeamSource},
 };
 
 /// Talks to the source. Cheap to clone; clones share the limit, the token, the connections, and what is known of
@@ -67,6 +73,7 @@ struct Shared {
     requests: AtomicU64,
     /// By stream.
     probes: RwLock<[Option<PageRequest>; 3]>,
+    admission: watch::Sender<Admission>,
 }
 
 /// A complete answer with status 2xx.
@@ -84,6 +91,8 @@ pub struct Response {
     pub attempts: u32,
     /// From sending the last of them to the last byte: no wait is in it.
     pub took: Duration,
+    /// Which secret it was asked with; see [`Client::secret`].
+    pub secret: u64,
 }
 
 /// An inbox: `GET /v1/inboxes` \[V\].
@@ -93,6 +102,8 @@ pub struct Inbox {
     pub name: String,
     /// The user ids of those who belong to it.
     pub members: Vec<i64>,
+    /// The team's id, where it is given.
+    pub team: Option<i64>,
 }
 
 /// The team that the credentials belong to: `GET /v1/team` \[V\].
@@ -124,6 +135,7 @@ impl Client {
                 latency: Latency::default(),
                 requests: AtomicU64::new(0),
                 probes: RwLock::default(),
+                admission: watch::Sender::default(),
             }),
             patient: false,
         })
@@ -184,15 +196,7 @@ impl Client {
     ) -> Result<Vec<Inbox>, ApiError> {
         self.send_for(Call::new(Endpoint::Inboxes), priority, cancel, |body| {
             let inboxes = body.as_array()?;
-            let inbox = |inbox: &Value| {
-                let members = inbox["members"].as_array().into_iter().flatten().filter_map(integer);
-                Some(Inbox {
-                    id: integer(&inbox["id"])?,
-                    name: text(&inbox["name"]),
-                    members: members.collect(),
-                })
-            };
-            inboxes.iter().map(inbox).collect()
+            inboxes.iter().map(read_inbox).collect()
         })
         .await
     }
@@ -283,8 +287,10 @@ impl Client {
             self.pass_gates(endpoint, &trouble, cancel)
                 .await
                 .map_err(|error| error.with_attempts(attempts))?;
+            self.pass_admission(call, cancel).await.map_err(|error| error.with_attempts(attempts))?;
             let mut refusal = match self.exchange(call, priority, cancel).await {
                 Ok(response) => return Ok(Response { attempts: attempts + 1, ..response }),
+                Err(refusal) if refusal.unadmitted => continue,
                 Err(refusal) => refusal,
             };
             attempts += refusal.error.attempts();
@@ -340,6 +346,16 @@ impl Client {
             }
         }
     }
+}
+
+fn read_inbox(inbox: &Value) -> Option<Inbox> {
+    let members = inbox["members"].as_array().into_iter().flatten().filter_map(integer);
+    Some(Inbox {
+        id: integer(&inbox["id"])?,
+        name: text(&inbox["name"]),
+        members: members.collect(),
+        team: integer(&inbox["team"]),
+    })
 }
 
 /// An integer, bare or as a string.

@@ -5,7 +5,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::api::client::Client;
 use crate::api::model::Stream;
 use crate::clock;
 use crate::interval::Interval;
@@ -13,6 +12,7 @@ use crate::store::{BACKFILL, Holder, LEASE_POLL, LineKey, PassState, Run, STANDI
 use crate::sync::line::Line;
 use crate::sync::scheduler::SyncError;
 
+use super::guard::Guard;
 use super::{App, AppError, TAKE_UP, rest};
 
 /// Runs among which those of a backfill are looked for.
@@ -57,7 +57,17 @@ impl App {
         if window.0.is_some_and(|from| from >= to) {
             return Err(AppError::Unsettled(self.settings.sync.settle_margin));
         }
-        self.migrate(cancel).await?;
+        self.prepare(cancel).await?;
+        let client = self.client()?;
+        // Before anything is written. A leader looks at its own key.
+        let mut guard = match self.store.leader().await? {
+            None => {
+                let guard = Guard::spawn(&client, &self.store, false, cancel);
+                guard.checked(cancel).await?;
+                Some(guard)
+            }
+            Some(_) => None,
+        };
         let before = self.store.recent_runs(1).await?.first().map_or(0, |run| run.id);
         let pass = name(window);
         for key in self.lines(stream, &pass).await? {
@@ -79,12 +89,13 @@ impl App {
             let leader = match self.store.acquire_lease(&self.holder).await? {
                 Ok(lease) => {
                     told(progress(None, &open));
-                    let client = Client::new(&self.settings.api)?;
+                    let guard =
+                        guard.get_or_insert_with(|| Guard::spawn(&client, &self.store, false, cancel));
                     let (term, keeper) = self.term(&client, lease.clone(), cancel);
-                    let outcome = term.backfill(stream).await;
+                    let outcome = guard.during(&lease, &term.cancel.clone(), term.backfill(stream)).await;
                     self.give_up(lease, keeper).await;
                     match outcome {
-                        Err(SyncError::Store(error @ StoreError::ServerRestarted)) => {
+                        Err(AppError::Sync(SyncError::Store(error @ StoreError::ServerRestarted))) => {
                             warn!(%error, "reading again")
                         }
                         outcome => outcome?,

@@ -66,7 +66,7 @@ enum Verb {
     Sync(sync::SyncArgs),
     Backfill(backfill::BackfillArgs),
     Status(status::StatusArgs),
-    /// Configuration, database, credentials and clock, each with a verdict and what to do
+    /// Configuration, database, rights, credentials, team and clock, each with a verdict and what to do
     #[command(after_help = "Example:\n\n  heymarket-sync check")]
     Check,
     /// Apply the schema and exit
@@ -112,6 +112,7 @@ impl CliError {
     fn status(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Usage(_) => MISUSED,
+            Self::App(error) if matches!(**error, AppError::OtherTeam(_)) => MISUSED,
             _ => FAILED,
         }
     }

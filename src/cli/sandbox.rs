@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::sandbox::{
     CursorFields, DefaultView, IdRule, OtherwiseGets, Paging, Precision, RateLimit, Sandbox,
-    SandboxCredentials, SandboxError, SandboxOptions, Slips, TeamOptions, UpdatedOrder, WantedId,
+    SandboxCredentials, SandboxError, SandboxOptions, Slips, TEAM_ID, TeamOptions, UpdatedOrder, WantedId,
 };
 
 /// Serve a made-up Heymarket team on this machine.
@@ -31,6 +31,9 @@ pub struct SandboxArgs {
     /// Contacts to make up
     #[arg(long, value_name = "N", default_value_t = 4_000)]
     pub contacts: usize,
+    /// The team's id
+    #[arg(long, value_name = "ID", default_value_t = TEAM_ID)]
+    pub team_id: i64,
     /// The same seed makes the same team
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -122,6 +125,7 @@ impl From<&SandboxArgs> for SandboxOptions {
         Self {
             listen: args.listen,
             team: TeamOptions {
+                id: args.team_id,
                 messages: args.messages,
                 conversations: args.conversations,
                 contacts: args.contacts,

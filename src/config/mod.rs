@@ -9,7 +9,11 @@ mod reader;
 mod secret;
 mod sources;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use reqwest::Url;
 use secrecy::SecretString;
@@ -54,6 +58,18 @@ impl Api {
     /// Where none are set: what to set, and where in Heymarket it is made.
     pub fn require_credentials(&self) -> Result<&Credentials, ConfigError> {
         self.credentials.as_ref().ok_or_else(|| ConfigError::from(vec![Problem::NoCredentials]))
+    }
+
+    /// The API's host, where requests to it cross a network without encryption: everybody on the way reads texts,
+    /// phone numbers and the token.
+    pub fn unencrypted_host(&self) -> Option<&str> {
+        let host = self.base_url.host_str().filter(|_| self.base_url.scheme() == "http")?;
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let is_this_machine = match address {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        };
+        (!is_this_machine).then_some(host)
     }
 }
 

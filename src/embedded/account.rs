@@ -10,8 +10,12 @@ use tokio::process::Command;
 
 use super::EmbeddedError;
 
-/// Users that may run the server when this program is root, the best first.
-const STAND_INS: [&str; 2] = ["postgres", "nobody"];
+/// Users that may run the server when this program is root, the best first. Never `nobody`: whatever else runs as
+/// `nobody` could read the data.
+const STAND_INS: [&str; 2] = ["heymarket-sync", "postgres"];
+
+/// Whom earlier versions let run the server where there was no user postgres.
+const SHARED: &str = "nobody";
 
 /// Variables of ours that the server's programs get; the others may hold secrets.
 const PASSED_ON: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
@@ -24,6 +28,10 @@ pub(super) struct Account {
     pub gid: u32,
     /// Whether it is another user than the one this program runs as.
     pub switch: bool,
+    /// Whose files the data directory holds, where they are to be given to this user.
+    pub former: Option<u32>,
+    /// Others use this user as well: it is `nobody`.
+    pub shared: bool,
 }
 
 impl Account {
@@ -36,6 +44,8 @@ impl Account {
             uid: we,
             gid: rustix::process::getegid().as_raw(),
             switch: false,
+            former: None,
+            shared: false,
         };
         if in_use {
             let meta = fs::metadata(data_dir).map_err(|source| EmbeddedError::Files {
@@ -45,7 +55,7 @@ impl Account {
             })?;
             return match (we, meta.uid()) {
                 (0, 0) => Err(EmbeddedError::OwnedByRoot { data_dir: data_dir.to_owned() }),
-                (0, uid) => Ok(Account { name: uid.to_string(), uid, gid: meta.gid(), switch: true }),
+                (0, uid) => Self::of_owner(data_dir, uid, meta.gid()).await,
                 (we, owner) if we == owner => Ok(ourselves),
                 (we, owner) => Err(EmbeddedError::Owner { data_dir: data_dir.to_owned(), owner, we }),
             };
@@ -53,12 +63,51 @@ impl Account {
         if we != 0 {
             return Ok(ourselves);
         }
+        Self::stand_in().await.ok_or(EmbeddedError::NoAccount)
+    }
+
+    async fn stand_in() -> Option<Account> {
         for name in STAND_INS {
-            if let (Some(uid @ 1..), Some(gid)) = (id("-u", name).await, id("-g", name).await) {
-                return Ok(Account { name: name.to_owned(), uid, gid, switch: true });
+            if let (Some(uid @ 1..), Some(gid)) = (number("-u", name).await, number("-g", name).await) {
+                return Some(Account {
+                    name: name.to_owned(),
+                    uid,
+                    gid,
+                    switch: true,
+                    former: None,
+                    shared: false,
+                });
             }
         }
-        Err(EmbeddedError::NoAccount)
+        None
+    }
+
+    /// The owner of a data directory; for `nobody`'s, a stand-in that it is to be given to.
+    async fn of_owner(data_dir: &Path, uid: u32, gid: u32) -> Result<Account, EmbeddedError> {
+        let name = id("-un", &uid.to_string()).await.unwrap_or_else(|| uid.to_string());
+        let owner = Account { name, uid, gid, switch: true, former: None, shared: false };
+        let Some(shared) = number("-u", SHARED).await else { return Ok(owner) };
+        // The last file to change hands: one that is still nobody's tells of a change that was interrupted.
+        let last = fs::metadata(data_dir.join("PG_VERSION")).map_or(uid, |meta| meta.uid());
+        if uid != shared && last != shared {
+            return Ok(owner);
+        }
+        match Self::stand_in().await {
+            Some(stand_in) => Ok(Account { former: Some(shared), ..stand_in }),
+            None => {
+                tracing::warn!(
+                    data_dir = %data_dir.display(),
+                    "the data of the embedded PostgreSQL can be read by all that runs as nobody; make a user for it \
+                     (useradd --system heymarket-sync), and it is given to that user"
+                );
+                Ok(Account { shared: true, ..owner })
+            }
+        }
+    }
+
+    /// The name of root, by which the server knows it.
+    pub async fn root() -> String {
+        id("-un", "0").await.unwrap_or_else(|| "root".to_owned())
     }
 
     /// `program` as this user, in a process group of its own (Ctrl-C in a terminal reaches only ours), and
@@ -94,8 +143,11 @@ impl Account {
 }
 
 /// What `id FLAG USER` says: unlike `/etc/passwd` it also knows the users of directory services.
-async fn id(flag: &str, user: &str) -> Option<u32> {
+async fn id(flag: &str, user: &str) -> Option<String> {
     let output = Command::new("id").args([flag, user]).output().await.ok()?;
-    output.status.success().then_some(())?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+async fn number(flag: &str, user: &str) -> Option<u32> {
+    id(flag, user).await?.parse().ok()
 }

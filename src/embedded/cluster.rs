@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, lchown},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -174,6 +174,11 @@ impl Cluster {
             return Ok(());
         }
         let finished = self.data_dir.join(FINISHED);
+        let is_anothers = |meta: fs::Metadata| meta.uid() != self.account.uid;
+        if fs::symlink_metadata(&finished).is_ok_and(is_anothers) {
+            let files = |source| EmbeddedError::Files { doing: "remove", path: finished.clone(), source };
+            fs::remove_dir_all(&finished).map_err(files)?;
+        }
         if !finished.is_dir() {
             let unfinished = self.data_dir.join(format!("{UNFINISHED}{}", std::process::id()));
             self.initdb(programs, lock, &unfinished).await?;

@@ -70,8 +70,9 @@ pub enum EmbeddedError {
     OwnedByRoot { data_dir: PathBuf },
 
     #[error(
-        "PostgreSQL refuses to run as root, and this system has neither a user postgres nor a user nobody to \
-         run it as; start this program as another user, or set DATABASE_URL"
+        "PostgreSQL refuses to run as root, and this system has neither a user heymarket-sync nor a user postgres to \
+         run it as; make one (useradd --system heymarket-sync), start this program as another user, or set \
+         DATABASE_URL"
     )]
     NoAccount,
 
@@ -84,6 +85,12 @@ pub enum EmbeddedError {
 
     #[error("there is no home directory to keep the data in; set embedded.data_dir, or DATABASE_URL")]
     NoHome,
+
+    #[error(
+        "a server of user id {uid} still works in {}, which is to be given to another user; stop it and start again",
+        data_dir.display()
+    )]
+    InUse { data_dir: PathBuf, uid: u32 },
 
     #[error("can't {doing} {}", path.display())]
     Files { doing: &'static str, path: PathBuf, source: io::Error },

@@ -44,6 +44,7 @@ impl Hold {
                 return Ok((lock, Err(hold)));
             }
             let programs = cluster.programs().await?;
+            cluster.hand_over().await?;
             cluster.create(&programs, &lock).await?;
             Ok((lock, Ok(programs)))
         });
@@ -128,7 +129,8 @@ async fn start(
     loop {
         // It is PostgreSQL's alone to judge whether this file is stale.
         let in_the_way = cluster.data_dir().join("postmaster.pid").exists();
-        let mut postmaster = Box::new(Postmaster::spawn(cluster, programs)?);
+        let access = cluster.access().await?;
+        let mut postmaster = Box::new(Postmaster::spawn(cluster, programs, &access)?);
         match cancel.run_until_cancelled(postmaster.ready(cluster)).await {
             Some(Ok(())) => return Ok(Hold::Own(postmaster)),
             Some(Err(EmbeddedError::Ended { .. })) if in_the_way && Instant::now() < deadline => {}

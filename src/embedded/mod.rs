@@ -4,6 +4,7 @@
 //! directory, and ends with the program, however the program ends. Several processes may use one data
 //! directory: the first runs the server, the others use it, and one of them takes over when the first ends.
 
+mod access;
 mod account;
 mod cluster;
 mod error;

@@ -68,8 +68,12 @@ pub(super) struct Postmaster {
 }
 
 impl Postmaster {
-    /// Starts the server on the data directory of `cluster`; it takes no connections yet.
-    pub fn spawn(cluster: &Cluster, programs: &Programs) -> Result<Postmaster, EmbeddedError> {
+    /// Starts the server on the data directory of `cluster`; it takes no connections yet. `access`: settings of who may.
+    pub fn spawn(
+        cluster: &Cluster,
+        programs: &Programs,
+        access: &[String],
+    ) -> Result<Postmaster, EmbeddedError> {
         let socket_dir = &cluster.socket().dir;
         let own_socket_dir = socket_dir != cluster.data_dir();
         if own_socket_dir {
@@ -82,6 +86,9 @@ impl Postmaster {
         command.arg(if own_socket_dir { socket_dir.as_os_str() } else { "".as_ref() });
         command.arg(programs.path("postgres")).arg("-D").arg(cluster.data_dir());
         for setting in settings(cluster.durability()) {
+            command.args(["-c", setting]);
+        }
+        for setting in access {
             command.args(["-c", setting]);
         }
         command.arg("-c").arg(format!("unix_socket_directories={}", socket_dir.display()));

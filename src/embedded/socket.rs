@@ -111,7 +111,14 @@ mod tests {
     use super::*;
 
     fn account() -> Account {
-        Account { name: "postgres".to_owned(), uid: 101, gid: 104, switch: false }
+        Account {
+            name: "postgres".to_owned(),
+            uid: 101,
+            gid: 104,
+            switch: false,
+            former: None,
+            shared: false,
+        }
     }
 
     #[test]
@@ -145,7 +152,14 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let base = tempfile::tempdir().unwrap();
         let meta = fs::metadata(base.path()).unwrap();
-        let account = Account { name: String::new(), uid: meta.uid(), gid: meta.gid(), switch: false };
+        let account = Account {
+            name: String::new(),
+            uid: meta.uid(),
+            gid: meta.gid(),
+            switch: false,
+            former: None,
+            shared: false,
+        };
         let socket = Socket::of(Path::new("/data/with space"), &account, base.path());
         socket.make_dir(&account).unwrap();
         socket.make_dir(&account).unwrap();

@@ -25,6 +25,7 @@ const ENDPOINT_UP: &str = "heymarket_sync_api_endpoint_up";
 const OUTAGE_SECONDS: &str = "heymarket_sync_api_outage_seconds";
 const LEADER: &str = "heymarket_sync_leader";
 const DATABASE_UP: &str = "heymarket_sync_database_up";
+const KEY_REFUSED: &str = "heymarket_sync_key_refused";
 
 /// The process's one recorder; installed at the first call.
 pub fn install() -> Result<PrometheusHandle, InstallError> {
@@ -57,6 +58,7 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
     let seconds = since.map_or(0.0, |since| (clock::now() - since).as_seconds_f64().max(0.0));
     gauge!(OUTAGE_SECONDS).set(seconds);
     gauge!(LEADER).set(up(service.leads.load(Relaxed)));
+    gauge!(KEY_REFUSED).set(up(service.objection().is_some()));
     let (open, reaches) =
         tokio::join!(in_time(service.store.open_rejects()), in_time(service.store.reaches()));
     // What was told last stands while the database says nothing: then the lag grows.

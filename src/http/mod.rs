@@ -47,6 +47,9 @@ pub enum HttpError {
     Metrics(#[source] metrics::InstallError),
 }
 
+/// Says why nothing is read, if so.
+pub type Objection = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What the pages are made from. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
@@ -56,11 +59,18 @@ pub struct Service {
     leads: Arc<AtomicBool>,
     /// How far each line reached when the database told it last.
     reaches: Arc<Mutex<Vec<(Stream, String, Reach)>>>,
+    objection: Objection,
 }
 
 impl Service {
-    pub fn new(store: Store, progress: Arc<Progress>, availability: Arc<Availability>) -> Self {
-        Self { store, progress, availability, leads: Arc::default(), reaches: Arc::default() }
+    /// `objection`: why nothing is read with the API key, at the moment.
+    pub fn new(
+        store: Store,
+        progress: Arc<Progress>,
+        availability: Arc<Availability>,
+        objection: Objection,
+    ) -> Self {
+        Self { store, progress, availability, leads: Arc::default(), reaches: Arc::default(), objection }
     }
 
     /// Notes whether this process leads.
@@ -73,7 +83,15 @@ impl Service {
         self.store.outage().filter(|outage| clock::now() - outage.since > DATABASE_PATIENCE)
     }
 
+    /// Why nothing is read with the API key.
+    fn objection(&self) -> Option<String> {
+        (self.objection)()
+    }
+
     async fn readiness(&self) -> Result<String, String> {
+        if let Some(reason) = self.objection() {
+            return Err(reason);
+        }
         match in_time(self.store.schema_state()).await {
             Ok(SchemaState::Current) => {}
             Err(reason) => {
@@ -160,6 +178,7 @@ async fn status_page(State(service): State<Service>) -> Response {
     match in_time(Report::read(&service.store)).await {
         Ok(mut report) => {
             report.api = service.api().map(ApiReport::from);
+            report.key_refused = service.objection();
             Json(report).into_response()
         }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

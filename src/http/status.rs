@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::store::{STANDING, Store, StoreError, covered_to};
+use crate::store::{BoundTeam, STANDING, Store, StoreError, covered_to};
 
 use super::ApiReport;
 
@@ -13,6 +13,11 @@ use super::ApiReport;
 pub struct Report {
     pub now: DateTime<Utc>,
     pub leader: Option<Leader>,
+    /// The team that the database mirrors; null before it is bound to one.
+    pub team: Option<TeamReport>,
+    /// Why nothing is read with the daemon's API key; only a running daemon knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_refused: Option<String>,
     /// Whether the API answers; only a daemon that leads knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<ApiReport>,
@@ -26,6 +31,24 @@ pub struct Report {
 pub struct Leader {
     pub holder: String,
     pub since: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct TeamReport {
+    pub id: i64,
+    pub name: Option<String>,
+    /// The endpoint that named it last.
+    pub source: String,
+    pub bound_at: DateTime<Utc>,
+    /// When the API key was last found to be the team's.
+    pub confirmed_at: DateTime<Utc>,
+}
+
+impl From<BoundTeam> for TeamReport {
+    fn from(bound: BoundTeam) -> Self {
+        let BoundTeam { id, name, source, bound_at, confirmed_at } = bound;
+        Self { id, name, source, bound_at, confirmed_at }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -135,6 +158,8 @@ impl Report {
         Ok(Self {
             now: status.now,
             leader: status.leader.map(|leader| Leader { holder: leader.holder, since: leader.acquired_at }),
+            team: status.team.map(TeamReport::from),
+            key_refused: None,
             api: None,
             database_bytes: status.database_bytes,
             streams: status
@@ -193,6 +218,13 @@ impl fmt::Display for Report {
                 writeln!(f, "leader: {} since {}", leader.holder, leader.since.format("%F %T UTC"))?
             }
             None => writeln!(f, "leader: none; no daemon is running")?,
+        }
+        match &self.team {
+            Some(TeamReport { id, name, confirmed_at, .. }) => {
+                let name = name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+                writeln!(f, "team: {id}{name}, the key confirmed at {}", confirmed_at.format("%F %T UTC"))?
+            }
+            None => writeln!(f, "team: none; the first run binds the database to the team of its key")?,
         }
         writeln!(f, "database: {:.1} MB", self.database_bytes as f64 / 1e6)?;
         for stream in &self.streams {

@@ -41,6 +41,8 @@ pub enum Fault {
     Oversized(usize),
     /// 302 to the same path on another host.
     Redirect(SocketAddr),
+    /// The real answer, in which the team has this id.
+    OtherTeam(i64),
 }
 
 impl Fault {

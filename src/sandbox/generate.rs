@@ -13,12 +13,14 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     corpus,
     rows::{CLOSED, OPEN},
-    team::{Inbox, TeamRows, User},
+    team::{Inbox, TEAM_ID, TeamRows, User},
 };
 
 /// What team to make up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TeamOptions {
+    /// The team's own id; [`TEAM_ID`] unless a test needs two teams.
+    pub id: i64,
     pub messages: usize,
     /// At least one is made where there are messages.
     pub conversations: usize,
@@ -34,6 +36,7 @@ impl Default for TeamOptions {
     /// A team small enough for a test: 2,000 messages, 200 conversations, 150 contacts over 30 days.
     fn default() -> Self {
         Self {
+            id: TEAM_ID,
             messages: 2_000,
             conversations: 200,
             contacts: 150,
@@ -66,7 +69,7 @@ pub(super) fn generate(options: &TeamOptions, end: DateTime<Utc>) -> TeamRows {
     let mut conversations = maker.conversations(wanted, &contacts);
     let messages = maker.messages(options.messages, &conversations);
     maker.settle(&mut conversations, &messages);
-    TeamRows { inboxes: maker.inboxes, users: maker.users, messages, conversations, contacts }
+    TeamRows { id: maker.team, inboxes: maker.inboxes, users: maker.users, messages, conversations, contacts }
 }
 
 /// Words that very many rows share.
@@ -88,6 +91,7 @@ struct Words {
 }
 
 struct Maker {
+    team: i64,
     rng: ChaCha8Rng,
     start: DateTime<Utc>,
     end: DateTime<Utc>,
@@ -133,7 +137,8 @@ impl Maker {
             group: Arc::from("group"),
             form: Arc::from(r#"{"data":[11,12,15],"type":"form"}"#),
         };
-        Self { rng, start: end - TimeDelta::microseconds(span), end, span, inboxes, users, words }
+        let team = options.id;
+        Self { team, rng, start: end - TimeDelta::microseconds(span), end, span, inboxes, users, words }
     }
 
     /// Any time of the span; a few on the whole second.

@@ -74,6 +74,8 @@ async fn serve(
     connection: &Connection,
     request: Request,
 ) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let state = &state.of(authorization.unwrap_or_default());
     state.observed().enter(endpoint);
     state.arrive();
     let _visit = Visit(state);
@@ -116,7 +118,7 @@ async fn answer(
     }
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, REQUEST_MAX).await.map_err(|_| Refusal::bad_data("the body is too long"))?;
-    let content = content(state, endpoint, &parts.uri, &body).inspect_err(|refusal| {
+    let content = content(state, endpoint, fault, &parts.uri, &body).inspect_err(|refusal| {
         if refusal.status == StatusCode::BAD_REQUEST {
             state.observed().counters.bad_data += 1;
         }
@@ -186,14 +188,24 @@ async fn instead(
                 .insert(header::LOCATION, target.expect("invariant: an address and a path are plain ASCII"));
             Ok(Some(response))
         }
-        Fault::Truncated | Fault::Oversized(_) => Ok(None),
+        Fault::Truncated | Fault::Oversized(_) | Fault::OtherTeam(_) => Ok(None),
     }
 }
 
-fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn content(
+    state: &SandboxState,
+    endpoint: Endpoint,
+    fault: Option<Fault>,
+    uri: &Uri,
+    body: &[u8],
+) -> Result<Vec<u8>, Refusal> {
     let paging = state.paging();
     let mut out = Vec::new();
     let team = state.team();
+    let team_id = match fault {
+        Some(Fault::OtherTeam(id)) => id,
+        _ => team.id,
+    };
     match endpoint {
         Endpoint::Messages | Endpoint::Conversations | Endpoint::Contacts => {
             let mut page = PageRead::parse(endpoint, body, &paging).map_err(Refusal::bad_data)?;
@@ -227,8 +239,8 @@ fn content(state: &SandboxState, endpoint: Endpoint, uri: &Uri, body: &[u8]) -> 
                 .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "there is no such conversation"))?;
             team.write_conversation(&mut out, conversation);
         }
-        Endpoint::Inboxes => team.write_inboxes(&mut out),
-        Endpoint::Team => team.write_team(&mut out),
+        Endpoint::Inboxes => team.write_inboxes(&mut out, team_id),
+        Endpoint::Team => team.write_team(&mut out, team_id),
         Endpoint::MessagesCount | Endpoint::ConversationsCount | Endpoint::ContactsCount => {
             let counted = match endpoint {
                 Endpoint::ConversationsCount => Endpoint::Conversations,

@@ -59,6 +59,7 @@ struct Settings {
     credentials: SandboxCredentials,
     rate_limit: RateLimit,
     latency: Duration,
+    other_team: Option<SandboxState>,
 }
 
 impl SandboxState {
@@ -80,6 +81,7 @@ impl SandboxState {
                 credentials: options.credentials.clone(),
                 rate_limit: options.rate_limit,
                 latency: options.latency,
+                other_team: None,
             }),
             live_rate: watch::Sender::new(options.live_rate),
             skew: AtomicI64::new(0),
@@ -283,6 +285,11 @@ impl SandboxState {
         self.settings_mut().credentials = credentials;
     }
 
+    /// From now on the same server answers whom `other` accepts, and this one does not, as `other` does.
+    pub fn set_other_team(&self, other: SandboxState) {
+        self.settings_mut().other_team = Some(other);
+    }
+
     pub fn credentials(&self) -> SandboxCredentials {
         self.settings().credentials.clone()
     }
@@ -308,6 +315,13 @@ impl SandboxState {
     }
 
     // For the server.
+
+    /// The team that a request of these credentials is for.
+    pub(super) fn of(&self, authorization: &str) -> SandboxState {
+        let own = self.accept(authorization).is_some();
+        let other = if own { None } else { self.settings().other_team.clone() };
+        other.filter(|other| other.accept(authorization).is_some()).unwrap_or_else(|| self.clone())
+    }
 
     pub(super) fn accept(&self, authorization: &str) -> Option<Key> {
         self.settings().credentials.accept(authorization, self.now())

@@ -35,6 +35,7 @@ pub struct User {
 }
 
 pub(super) struct Team {
+    pub id: i64,
     pub inboxes: Vec<Inbox>,
     pub users: Vec<User>,
     messages: Table<Message>,
@@ -51,11 +52,17 @@ pub(super) struct Team {
 
 /// The rows of a team before they are indexed.
 pub(super) struct TeamRows {
+    pub id: i64,
     pub inboxes: Vec<Inbox>,
     pub users: Vec<User>,
     pub messages: Vec<Message>,
     pub conversations: Vec<Conversation>,
     pub contacts: Vec<Contact>,
+}
+
+/// What a team calls itself.
+fn team_name(id: i64) -> String {
+    if id == TEAM_ID { "Sandbox Outfitters".to_owned() } else { format!("Sandbox Outfitters {id}") }
 }
 
 impl Team {
@@ -74,6 +81,7 @@ impl Team {
             conversations_by_phone.entry(key).or_default().insert(conversation.id);
         }
         Self {
+            id: rows.id,
             inboxes: rows.inboxes,
             users: rows.users,
             messages: Table::new(rows.messages),
@@ -216,13 +224,13 @@ impl Team {
         }
     }
 
-    /// `GET /v1/inboxes` \[V\].
-    pub(super) fn write_inboxes(&self, out: &mut Vec<u8>) {
+    /// `GET /v1/inboxes` \[V\], of the team that calls itself `team`.
+    pub(super) fn write_inboxes(&self, out: &mut Vec<u8>, team: i64) {
         json::array(out, &self.inboxes, |out, inbox| {
             let mut object = Object::open(out);
             object.integer("id", inbox.id);
             object.text("name", &inbox.name);
-            object.integer("team", TEAM_ID);
+            object.integer("team", team);
             json::array(object.value("members"), &inbox.members, |out, member| json::integer(out, *member));
             json::array(object.value("phones"), [&inbox.phone], |out, phone| json::text(out, phone));
             object.text("phone", &inbox.phone);
@@ -232,11 +240,11 @@ impl Team {
         });
     }
 
-    /// `GET /v1/team` \[V\].
-    pub(super) fn write_team(&self, out: &mut Vec<u8>) {
+    /// `GET /v1/team` \[V\], of the team that calls itself `team`.
+    pub(super) fn write_team(&self, out: &mut Vec<u8>, team: i64) {
         let mut object = Object::open(out);
-        object.integer("id", TEAM_ID);
-        object.text("name", "Sandbox Outfitters");
+        object.integer("id", team);
+        object.text("name", &team_name(team));
         json::array(object.value("members"), &self.users, |out, user| {
             let mut member = Object::open(out);
             member.integer("id", user.id);

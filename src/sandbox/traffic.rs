@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     corpus, generate,
     rows::{CLOSED, Contact, Conversation, Message, OPEN},
-    team::{TEAM_ID, Team},
+    team::Team,
 };
 
 /// Sent messages whose delivery is still to be told; the oldest are given up beyond it.
@@ -196,7 +196,7 @@ impl Traffic {
         contact.first = Arc::from(corpus::pick(&mut self.rng, &corpus::FIRST_NAMES));
         contact.display_name = Arc::clone(&contact.first);
         contact.phone = Arc::clone(&phone);
-        contact.team_id = TEAM_ID;
+        contact.team_id = team.id;
         let mut conversation = Conversation::plain(self.next_conversation, now);
         self.next_conversation += 1;
         conversation.inbox = team.inboxes[self.rng.random_range(0..team.inboxes.len())].id;

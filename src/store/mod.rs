@@ -25,12 +25,14 @@ mod refusal;
 mod rejects;
 mod requests;
 mod retries;
+mod rights;
 mod runs;
 mod schema;
 mod sessions;
 mod settings;
 mod settled;
 mod status;
+mod team;
 
 use std::sync::Arc;
 
@@ -56,9 +58,11 @@ pub use self::{
     rejects::HeldReject,
     requests::Asked,
     retries::{Requested, RetryOutcome},
+    rights::Rights,
     runs::{Run, RunError},
     schema::SchemaState,
     status::{Status, StreamStatus},
+    team::BoundTeam,
 };
 
 /// The name of the pass that is the mirror itself; every other pass reads a window again.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::api::model::Stream;
 
-use super::{Holder, LineKey, PassState, Reading, Run, RunError, Store, StoreError};
+use super::{BoundTeam, Holder, LineKey, PassState, Reading, Run, RunError, Store, StoreError};
 
 /// How many runs a status lists.
 const LISTED_RUNS: u32 = 20;
@@ -19,6 +19,7 @@ pub struct Status {
     /// Bytes on disk, the whole database.
     pub database_bytes: i64,
     pub leader: Option<Holder>,
+    pub team: Option<BoundTeam>,
     pub streams: BTreeMap<Stream, StreamStatus>,
     pub coverage: Vec<(LineKey, PassState)>,
     pub readings: Vec<Reading>,
@@ -50,6 +51,7 @@ impl Store {
             now: database.now,
             database_bytes: database.bytes,
             leader: self.leader().await?,
+            team: self.team().await?,
             streams: self.stream_status().await?,
             coverage: self.coverage().await?,
             readings: self.readings().await?,

@@ -223,8 +223,8 @@ async fn each_endpoint_is_asked_as_documented() {
     let (client, none) = (server.client(), CancellationToken::new());
     let at = Priority::Recheck;
     let inboxes = [
-        Inbox { id: 4, name: "Sales".into(), members: vec![7, 8] },
-        Inbox { id: 5, name: String::new(), members: Vec::new() },
+        Inbox { id: 4, name: "Sales".into(), team: None, members: vec![7, 8] },
+        Inbox { id: 5, name: String::new(), team: None, members: Vec::new() },
     ];
     assert_eq!(client.inboxes(at, &none).await.unwrap(), inboxes);
     assert_eq!(client.team(at, &none).await.unwrap(), Team { id: 9, name: "Ours".into() });

@@ -14,11 +14,13 @@ mod outage;
 mod pages;
 mod pgbouncer;
 mod rejects;
+mod roles;
 mod secrets;
 mod settled;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod team;
 mod verbs;
 mod views;
 

@@ -172,3 +172,19 @@ async fn a_sandbox_alone_serves_until_it_is_told_to_end() {
     sandbox.signal(Signal::INT);
     assert_eq!(sandbox.ended(STOP).await.code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_to_another_machine_is_warned_of() {
+    let rig = Rig::new(10).await;
+    let ended = rig.verb(&["check"]).await;
+    assert!(!ended.stdout.contains("encryption"), "this machine: {}", ended.stdout);
+    // Nothing listens there, by definition.
+    let rig = rig.set("HEYMARKET_API_BASE_URL", "http://api.invalid");
+    let ended = rig.start(&["check"]).ended(2 * VERB).await;
+    assert!(ended.stdout.contains("warn  encryption: plain http to api.invalid"), "{}", ended.stdout);
+    let ended = rig.start(&["sync"]).ended(2 * VERB).await;
+    assert!(ended.stderr.contains("api.base_url is plain http"), "{}", ended.stderr);
+    let https = rig.set("HEYMARKET_API_BASE_URL", "https://api.invalid");
+    let ended = https.start(&["check"]).ended(2 * VERB).await;
+    assert!(!ended.stdout.contains("encryption"), "{}", ended.stdout);
+}

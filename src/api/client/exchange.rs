@@ -44,15 +44,21 @@ pub(super) struct Call {
     pub endpoint: Endpoint,
     pub query: Vec<(&'static str, String)>,
     pub body: Option<Bytes>,
+    /// It leaves whether the secret's team is known or not: what it brings is not part of the mirror.
+    pub unguarded: bool,
 }
 
 impl Call {
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, query: Vec::new(), body: None }
+        Self { endpoint, query: Vec::new(), body: None, unguarded: false }
     }
 
     pub fn page(request: &PageRequest) -> Self {
         Self::new(Endpoint::Page(request.stream)).with_body(&request.body())
+    }
+
+    pub fn unguarded(self) -> Self {
+        Self { unguarded: true, ..self }
     }
 
     pub fn with_body(self, body: &Value) -> Self {
@@ -69,11 +75,13 @@ pub(super) struct Refusal {
     pub retry_after: Option<Duration>,
     /// The token that was sent.
     pub generation: Option<u64>,
+    /// Nothing was sent: the secret changed, and its team is not known yet.
+    pub unadmitted: bool,
 }
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { error, took: Duration::ZERO, retry_after: None, generation: None }
+        Self { error, took: Duration::ZERO, retry_after: None, generation: None, unadmitted: false }
     }
 }
 
@@ -126,6 +134,9 @@ impl Client {
             .auth
             .authorization(clock::now() + shared.clock.offset().unwrap_or_default())
             .map_err(|error| ApiError::new(ErrorKind::Credentials, endpoint.name()).with_source(error))?;
+        if !call.unguarded && !self.is_admitted(authorization.secret) {
+            return Err(Refusal { unadmitted: true, ..cancelled(endpoint).into() });
+        }
         shared.requests.fetch_add(1, Relaxed);
         let sent = Instant::now();
         let outcome = tokio::select! {
@@ -140,7 +151,7 @@ impl Client {
         match outcome {
             Ok(response) => {
                 shared.availability.answered(endpoint);
-                Ok(Response { took, ..response })
+                Ok(Response { took, secret: authorization.secret, ..response })
             }
             Err(refusal) => Err(Refusal {
                 error: refusal.error.with_attempts(1),
@@ -219,7 +230,7 @@ impl Client {
             return Err(refused(kind).with_body(UnreadableBody::of(&body)).into());
         }
         let room = turn.map(|turn| room.settle(turn, body.len()));
-        Ok(Response { body, room, server_time, request_id, attempts: 1, took: Duration::ZERO })
+        Ok(Response { body, room, server_time, request_id, attempts: 1, took: Duration::ZERO, secret: 0 })
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client,
+    Client, Response,
     exchange::{Call, Refusal, cancelled},
 };
 use crate::{
@@ -197,11 +197,18 @@ impl Client {
                 known.map_or_else(|| Call::page(&PageRequest::smallest(stream)), Call::page)
             }
             _ => Call::new(endpoint),
-        };
+        }
+        .unguarded();
         // Whoever waits for a probe stops it by no longer waiting.
-        let mut outcome = self.exchange(&call, Priority::Tail, &CancellationToken::new()).await.map(drop);
+        let outcome = self.once(&call, &CancellationToken::new()).await.map(drop);
         let told = outcome.as_ref().map_or_else(|refusal| refusal.error.kind().name(), |()| "ok");
         metrics::counter!(PROBES_METRIC, "endpoint" => endpoint.name(), "outcome" => told).increment(1);
+        outcome
+    }
+
+    /// Sends `call` once, whatever comes of it.
+    pub(super) async fn once(&self, call: &Call, cancel: &CancellationToken) -> Result<Response, Refusal> {
+        let mut outcome = self.exchange(call, Priority::Tail, cancel).await;
         if let Err(refusal) = &mut outcome {
             let wait = refusal.retry_after;
             if let Some(wait) = wait.filter(|_| refusal.error.kind() == ErrorKind::RateLimited) {

@@ -9,7 +9,6 @@ use super::{BULK, FIRST_CONTACT_ID, Maker, phone};
 use crate::sandbox::{
     corpus, json,
     rows::{Contact, Note},
-    team::TEAM_ID,
 };
 
 impl Maker {
@@ -61,7 +60,7 @@ impl Maker {
             parent_id: 0,
             phone: phone(index),
             rev: 1 + edits,
-            team_id: TEAM_ID,
+            team_id: self.team,
             type_: Arc::from("person"),
             assigned_user_id: if index.is_multiple_of(5) { owner } else { 0 },
         }

@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     fn inbox(id: i64, members: &[i64]) -> Inbox {
-        Inbox { id, name: String::new(), members: members.to_vec() }
+        Inbox { id, name: String::new(), members: members.to_vec(), team: None }
     }
 
     #[test]
