@@ -147,7 +147,7 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Resul
     }
 }
 
-/// Serves until cancelled, with bounds on connections ([`server`]). Port 0 takes a free one; the address in use comes back.
+/// Serves until cancelled, with bounds on connections (`server`). Port 0 takes a free one; the address in use comes back.
 pub async fn serve(
     address: SocketAddr,
     service: Service,
