@@ -243,7 +243,10 @@ async fn an_inbox_that_comes_while_nobody_looks_is_read_whole() {
         // It is gone, and its conversations with it.
         state.remove_inbox(gone);
         for row in state.conversations().into_values().filter(|row| row.inbox == gone) {
-            state.change_conversation(row.id, |row| row.inbox = new_id);
+            state.change_conversation(row.id, |row| {
+                row.inbox = new_id;
+                row.updated = state.now();
+            });
         }
         let app = rig.sync().await;
         rig.assert_equal(&app.store).await;
