@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::api::model::Stream;
 
-use super::{BoundTeam, Holder, LineKey, PassState, Reading, Run, Store, StoreError};
+use super::{BoundTeam, Holder, LineKey, PassState, Reading, Run, Store, StoreError, team};
 
 /// How many runs a status lists.
 const LISTED_RUNS: u32 = 20;
@@ -49,12 +49,18 @@ impl Store {
             now: database.now,
             database_bytes: database.bytes,
             leader: self.leader().await?,
-            team: self.team().await?,
+            team: self.bound_team().await?,
             streams: self.stream_status().await?,
             coverage: self.coverage().await?,
             readings: self.readings().await?,
             runs: self.recent_runs(LISTED_RUNS).await?,
         })
+    }
+
+    async fn bound_team(&self) -> Result<Option<BoundTeam>, StoreError> {
+        let failed = || StoreError::query("reading which team the database is bound to");
+        let mut session = self.pool.acquire().await.map_err(failed())?;
+        team::read(&mut session).await.map_err(failed())
     }
 
     async fn stream_status(&self) -> Result<BTreeMap<Stream, StreamStatus>, StoreError> {
