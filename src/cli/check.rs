@@ -114,9 +114,11 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
     if !rights.schemas.is_empty() {
         return verdicts.bad("rights", &lacking(&rights));
     }
-    let state = app.store.schema_state().await;
-    match &state {
-        Ok(SchemaState::Current) => verdicts.good("schema", "current"),
+    match app.store.schema_state().await {
+        Ok(SchemaState::Current) if !rights.suffice() => verdicts.bad("rights", &lacking(&rights)),
+        Ok(SchemaState::Current) => {
+            verdicts.good("schema", &format!("current; role {} may read and write all tables", rights.role));
+        }
         Ok(SchemaState::Newer(_)) => {
             verdicts
                 .bad("schema", "newer than this program; run the version that applied it, or a later one");
@@ -134,13 +136,7 @@ async fn database(app: &App, verdicts: &mut Verdicts) {
              or GRANT CREATE ON DATABASE to this one",
         ),
         Ok(_) => verdicts.good("schema", "to be applied; `run`, `sync` and `migrate` do it"),
-        Err(error) => verdicts.bad("schema", &telemetry::chain(error)),
-    }
-    if matches!(state, Ok(SchemaState::Current)) {
-        match rights.suffice() {
-            true => verdicts.good("rights", &format!("role {} may read and write all tables", rights.role)),
-            false => verdicts.bad("rights", &lacking(&rights)),
-        }
+        Err(error) => verdicts.bad("schema", &telemetry::chain(&error)),
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::api::model::Stream;
 
-use super::{BoundTeam, Holder, LineKey, PassState, Reading, Run, RunError, Store, StoreError};
+use super::{BoundTeam, Holder, LineKey, PassState, Reading, Run, RunError, Store, StoreError, team};
 
 /// How many runs a status lists.
 const LISTED_RUNS: u32 = 20;
@@ -51,7 +51,7 @@ impl Store {
             now: database.now,
             database_bytes: database.bytes,
             leader: self.leader().await?,
-            team: self.team().await?,
+            team: self.bound_team().await?,
             streams: self.stream_status().await?,
             coverage: self.coverage().await?,
             readings: self.readings().await?,
@@ -87,6 +87,14 @@ impl Store {
             }
         };
         Ok(held.map_err(StoreError::query("counting the rows held"))?.unsigned_abs())
+    }
+
+    async fn bound_team(&self) -> Result<Option<BoundTeam>, StoreError> {
+        let failed = || StoreError::query("reading which team the database is bound to");
+        let mut session = self.pool.session().await.map_err(failed())?;
+        let bound = team::read(session.connection()).await.map_err(failed())?;
+        session.release();
+        Ok(bound)
     }
 
     async fn stream_status(&self) -> Result<BTreeMap<Stream, StreamStatus>, StoreError> {

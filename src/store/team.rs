@@ -97,7 +97,8 @@ impl Store {
     }
 }
 
-async fn read(connection: &mut PgConnection) -> Result<Option<BoundTeam>, sqlx::Error> {
+/// As [`Store::team`], on a session of the caller's.
+pub(super) async fn read(connection: &mut PgConnection) -> Result<Option<BoundTeam>, sqlx::Error> {
     sqlx::query_as!(BoundTeam, "SELECT id, name, source, bound_at, confirmed_at FROM heymarket_sync.team")
         .fetch_optional(connection)
         .await

@@ -82,7 +82,7 @@ async fn the_readmes_roles_migrate_mirror_and_read_and_no_more() {
     roles.run_as(owner.0, owner.1, &as_owner).await.unwrap();
     let ended = roles.verb(daemon.0, daemon.1, &["check"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.output());
-    assert!(ended.stdout.contains("ok    rights: role heymarket_daemon may"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("ok    schema: current; role heymarket_daemon may"), "{}", ended.stdout);
     for verb in [&["sync"][..], &["backfill", "--stream", "contacts"], &["rejects", "retry"], &["status"]] {
         let ended = roles.verb(daemon.0, daemon.1, verb).await;
         assert_eq!(ended.code(), Some(0), "{verb:?}: {}", ended.output());

@@ -86,7 +86,9 @@ pub struct Walk {
     resolution: usize,
     /// A seam was found with a cursor at full resolution: times are not cut.
     exact: bool,
+    /// Elements of the largest page, and the most rows of any.
     largest_page: usize,
+    most_rows: usize,
     /// Rows to ask for: `most`, or fewer where pages were too large.
     limit: u32,
     most: u32,
@@ -144,6 +146,7 @@ impl Walk {
             resolution: 0,
             exact: false,
             largest_page: 0,
+            most_rows: 0,
             limit,
             most: limit,
             halved: false,
@@ -283,6 +286,7 @@ impl Walk {
         self.halved = false;
         self.heeded |= self.asked.cursor.is_some();
         self.largest_page = self.largest_page.max(page.elements());
+        self.most_rows = self.most_rows.max(page.rows());
         self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;
         self.remember(rows);
@@ -386,5 +390,7 @@ fn ceil(time: DateTime<Utc>, step: TimeDelta) -> DateTime<Utc> {
     if floor < time { floor + step } else { time }
 }
 
+#[cfg(test)]
+mod exhaustive;
 #[cfg(test)]
 mod tests;

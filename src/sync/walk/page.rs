@@ -51,7 +51,12 @@ impl Page {
 
     /// Elements that the server sent.
     pub fn elements(&self) -> usize {
-        self.places.len() + self.blanks.len() + self.dropped
+        self.rows() + self.dropped
+    }
+
+    /// Elements that were not left out.
+    pub fn rows(&self) -> usize {
+        self.places.len() + self.blanks.len()
     }
 }
 

@@ -155,7 +155,7 @@ impl Walk {
     /// How many rows may have been pushed out of the page: none where larger pages were seen. A page has room for as many as were asked for where it has
     /// just so many elements, else for as many rows as any other had.
     fn pushed_out(&self, run: &mut Run, page: &Page) -> usize {
-        let (rows, asked) = (page.places.len() + page.blanks.len(), self.asked.limit as usize);
+        let (rows, asked) = (page.rows(), self.asked.limit as usize);
         run.rows = run.rows.max(rows);
         if page.elements() < asked.min(self.largest_page) {
             return 0;
@@ -233,9 +233,11 @@ impl Walk {
                 self.advance(&Page { places: rows, ..Page::default() })
             }
             Bottom::Empty => self.check_end(true),
-            // A server that does not heed `page` repeats the run: it is whole if larger pages were seen.
+            // A server that does not heed `page` repeats the run: it is whole if larger pages were seen. Larger both with
+            // and without what is left out of pages: whether that takes room on them is not known.
             Bottom::Repeats => {
-                let whole = reading.rows.len() < self.largest_page.min(run.limit as usize);
+                let limit = run.limit as usize;
+                let whole = run.size < self.largest_page.min(limit) && run.rows < self.most_rows.min(limit);
                 if whole { self.check_end(true) } else { self.leave_run(last) }
             }
         }
