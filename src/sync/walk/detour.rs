@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::page::Page;
 use super::{Ask, Finding, Next, Obstacle, Phase, Walk, finding, floor};
 use crate::interval::TICK;
 
@@ -32,6 +33,9 @@ impl Walk {
         if let Phase::Detour(detour) = self.phase {
             let high = self.asked.cursor.unwrap_or(detour.high);
             return self.look_below(Detour { high, ..detour });
+        }
+        if matches!(self.phase, Phase::Size) {
+            return self.read_size(&Page::default());
         }
         if self.asked.limit > 1 {
             match std::mem::replace(&mut self.phase, Phase::Down) {

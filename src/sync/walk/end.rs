@@ -52,6 +52,21 @@ impl Walk {
         finding(self.ask_for(Some(last)))
     }
 
+    /// Asks for the newest page, to see whether pages have more than one row at all.
+    pub(super) fn ask_size(&mut self) -> Finding {
+        self.phase = Phase::Size;
+        finding(self.ask_for(None))
+    }
+
+    /// Where the newest page has no more than one row either, the last row seen may hide others of its time: that nothing
+    /// else came is weak.
+    pub(super) fn read_size(&mut self, newest: &Page) -> Finding {
+        self.largest_page = self.largest_page.max(newest.elements());
+        self.most_rows = self.most_rows.max(newest.rows());
+        self.weak |= self.largest_page <= 1;
+        self.check_end(false)
+    }
+
     fn claim_end(&self) -> Finding {
         let Some(interval) = Interval::new(self.start, self.reached) else {
             return finding(Next::Done);

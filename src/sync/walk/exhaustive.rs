@@ -196,8 +196,8 @@ impl Case {
             match finding.next {
                 Next::Ask(_) => {}
                 Next::Empty(emptiness) => {
-                    // Believed only on more evidence; but it must be right where the server is.
-                    proven.push(emptiness.interval);
+                    // Believed only on more evidence; but it must be right of itself, unless it says that it is weak.
+                    proven.extend((!emptiness.weak).then_some(emptiness.interval));
                     break;
                 }
                 Next::Done | Next::GiveUp(_) => break,

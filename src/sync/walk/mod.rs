@@ -112,6 +112,8 @@ enum Phase {
     Seam(usize),
     /// One answer was empty.
     Empty,
+    /// A single row fills a page where pages of more were never seen: asking for the newest page.
+    Size,
     /// Nothing older came; asking at (0) or just below (1) the lowest row. Its time has been listed as a run?
     End(u8, bool),
     /// A run was passed over; asking at (0) or just below (1) it.
@@ -182,6 +184,7 @@ impl Walk {
     /// The API refused the request as wrong: a larger `limit` or `page` may not be known to it.
     pub fn refused(&mut self) -> Finding {
         match &self.phase {
+            Phase::Size => self.read_size(&Page::default()),
             Phase::Run(run) if !run.counts_pages() => self.read(&[]),
             Phase::Run(_) => match self.seam.back().copied() {
                 Some((last, _)) => self.leave_run(last),
@@ -193,6 +196,9 @@ impl Walk {
 
     /// The API failed at the request again and again, but not at others: one from higher up may be answered.
     pub fn failed(&mut self) -> Finding {
+        if matches!(self.phase, Phase::Size) {
+            return self.read_size(&Page::default());
+        }
         let attempt = match self.phase {
             Phase::Down => self.resolution + 1,
             Phase::Seam(attempt) => attempt + 1,
@@ -218,6 +224,7 @@ impl Walk {
         match std::mem::replace(&mut self.phase, Phase::Down) {
             Phase::Run(run) => return self.read_run(run, &page),
             Phase::Blank(blank) => return self.read_blank(blank, &page),
+            Phase::Size => return self.read_size(&page),
             phase => self.phase = phase,
         }
         if let Phase::Detour(detour) = self.phase {
@@ -264,9 +271,11 @@ impl Walk {
             (Phase::Below(_), _) => self.advance(page),
             (_, Some((last, _))) if lowest >= last => {
                 self.remember(rows);
-                // A single row fills a page where pages of more were never seen.
-                let full = page.elements() > 1 || self.asked.limit <= 1 || self.largest_page <= 1;
-                if full { self.begin_run() } else { self.check_end(false) }
+                match page.elements() {
+                    1 if self.asked.limit > 1 && self.largest_page <= 1 => self.ask_size(),
+                    1 if self.asked.limit > 1 => self.check_end(false),
+                    _ => self.begin_run(),
+                }
             }
             _ => self.advance(page),
         }
@@ -274,7 +283,13 @@ impl Walk {
 
     /// The page connects and brings older rows: it proves all above its last time.
     fn advance(&mut self, page: &Page) -> Finding {
-        let rows = &page.places;
+        self.largest_page = self.largest_page.max(page.elements());
+        self.most_rows = self.most_rows.max(page.rows());
+        self.descend(&page.places)
+    }
+
+    /// The same with rows that pages brought together.
+    fn descend(&mut self, rows: &[Place]) -> Finding {
         if matches!(self.phase, Phase::Down) && self.resolution == 0 {
             // From a server that cuts times, a whole millisecond comes back, too, and so does what a cursor of a whole
             // millisecond is above.
@@ -285,8 +300,6 @@ impl Walk {
         self.disorders = 0;
         self.halved = false;
         self.heeded |= self.asked.cursor.is_some();
-        self.largest_page = self.largest_page.max(page.elements());
-        self.most_rows = self.most_rows.max(page.rows());
         self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;
         self.remember(rows);

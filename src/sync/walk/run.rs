@@ -230,7 +230,7 @@ impl Walk {
         match reading.bottom {
             Bottom::At(_) => {
                 self.phase = Phase::Run(Run::default());
-                self.advance(&Page { places: rows, ..Page::default() })
+                self.descend(&rows)
             }
             Bottom::Empty => self.check_end(true),
             // A server that does not heed `page` repeats the run: it is whole if larger pages were seen. Larger both with
