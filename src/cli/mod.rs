@@ -79,7 +79,7 @@ enum Verb {
     #[command(after_help = "Example:\n\n  heymarket-sync config")]
     Config,
     Demo(demo::DemoArgs),
-    Sandbox(sandbox::SandboxArgs),
+    Sandbox(Box<sandbox::SandboxArgs>),
     /// Ask a running daemon's /readyz; exit status 0 when it is ready (for container health checks)
     #[command(after_help = "Example:\n\n  heymarket-sync healthcheck")]
     Healthcheck,

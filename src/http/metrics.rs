@@ -18,6 +18,7 @@ const ROWS_READ: &str = "heymarket_sync_rows_read_total";
 const ROWS_WRITTEN: &str = "heymarket_sync_rows_written_total";
 const PAGES: &str = "heymarket_sync_pages_total";
 const REJECTED: &str = "heymarket_sync_rows_rejected_total";
+const CONTRADICTIONS: &str = "heymarket_sync_contradictions_total";
 const REJECTS_OPEN: &str = "heymarket_sync_rejects_open";
 const COMMITTED: &str = "heymarket_sync_last_commit_timestamp_seconds";
 const API_UP: &str = "heymarket_sync_api_up";
@@ -45,6 +46,7 @@ pub async fn page(handle: &PrometheusHandle, service: &Service) -> String {
         counter!(ROWS_WRITTEN, "stream" => stream.name()).absolute(progress.rows_written.load(Relaxed));
         counter!(PAGES, "stream" => stream.name()).absolute(progress.requests.load(Relaxed));
         counter!(REJECTED, "stream" => stream.name()).absolute(progress.rejected.load(Relaxed));
+        counter!(CONTRADICTIONS, "stream" => stream.name()).absolute(progress.contradictions.load(Relaxed));
         if let Some(at) = progress.committed_at() {
             gauge!(COMMITTED, "stream" => stream.name()).set(seconds(at));
         }

@@ -57,6 +57,8 @@ pub struct StreamReport {
     pub estimated_rows: i64,
     pub newest: Option<DateTime<Utc>>,
     pub open_rejects: u64,
+    /// Rows that turned up where all rows were proved to be held, and whose place was not read again since.
+    pub open_contradictions: u64,
     /// Since the time up to which all its lines are held without a gap; absent until they are.
     pub lag_seconds: Option<f64>,
     pub last_error: Option<ErrorReport>,
@@ -170,6 +172,7 @@ impl Report {
                     estimated_rows: of.estimated_rows,
                     newest: of.newest,
                     open_rejects: of.open_rejects,
+                    open_contradictions: of.open_contradictions,
                     lag_seconds: lag(*stream),
                     last_error: status.last_errors.get(stream).map(|last| ErrorReport {
                         pass: last.pass.clone(),
@@ -233,6 +236,13 @@ impl fmt::Display for Report {
                 "\n{}: about {} rows, {} open rejects",
                 stream.stream, stream.estimated_rows, stream.open_rejects
             )?;
+            if stream.open_contradictions > 0 {
+                let rows = stream.open_contradictions;
+                writeln!(
+                    f,
+                    "  {rows} rows turned up where all were held; what is around them is read again"
+                )?;
+            }
             if let Some(newest) = stream.newest {
                 writeln!(f, "  newest row: {}", newest.format("%F %T UTC"))?;
             }

@@ -300,7 +300,8 @@ mod tests {
     #[test]
     fn three_within_an_hour_withdraw_and_the_pause_doubles_to_a_day() {
         let (three, apart) = (found(&[9, 10, 10]), found(&[5, 7, 9]));
-        let cases: [(&str, &[Found], Option<i64>, i32, Option<i32>); 11] = [
+        type Case<'a> = (&'a str, &'a [Found], Option<i64>, i32, Option<i32>);
+        let cases: [Case<'_>; 11] = [
             ("none", &[], None, 0, None),
             ("two", &three[..2], None, 0, None),
             ("three", &three, None, 0, Some(1)),

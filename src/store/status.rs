@@ -37,6 +37,8 @@ pub struct StreamStatus {
     /// Time of the newest row: `date` of messages, `updated` of the others.
     pub newest: Option<DateTime<Utc>>,
     pub open_rejects: u64,
+    /// Rows that turned up where all rows were proved to be held, and whose place was not read again since.
+    pub open_contradictions: u64,
 }
 
 impl Store {
@@ -119,6 +121,7 @@ impl Store {
         .await
         .map_err(StoreError::query("reading what is held"))?;
         let open = self.open_rejects().await?;
+        let contradictions = self.open_contradictions().await?;
         rows.into_iter()
             .map(|row| {
                 let stream =
@@ -126,7 +129,10 @@ impl Store {
                 let estimated_rows =
                     if row.counted < 100_000 { row.counted } else { row.rows.max(row.counted) };
                 let open_rejects = open.get(&stream).copied().unwrap_or_default();
-                Ok((stream, StreamStatus { estimated_rows, newest: row.newest, open_rejects }))
+                let of_stream = contradictions.iter().filter(|(of, ..)| *of == stream);
+                let open_contradictions = of_stream.map(|(.., open)| open).sum();
+                let newest = row.newest;
+                Ok((stream, StreamStatus { estimated_rows, newest, open_rejects, open_contradictions }))
             })
             .collect()
     }

@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn two_claims_apart_in_time_are_believed_as_far_as_both_go() {
         // Seconds since the first claim, what it claims, and what is believed then.
-        let cases: [(&str, &[(u64, i64, Option<i64>)]); 6] = [
+        type Case<'a> = (&'a str, &'a [(u64, i64, Option<i64>)]);
+        let cases: [Case<'_>; 6] = [
             ("one", &[(0, 9, None)]),
             ("too close", &[(0, 9, None), (14, 9, None)]),
             ("apart", &[(0, 9, None), (15, 9, Some(9))]),

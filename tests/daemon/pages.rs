@@ -58,6 +58,7 @@ async fn every_page_tells_its_part() {
         ("heymarket_sync_rows_written_total{stream=\"contacts\"}", 37.0),
         ("heymarket_sync_pages_total{stream=\"conversations\"}", 1.0),
         ("heymarket_sync_rejects_open{stream=\"messages\"}", 0.0),
+        ("heymarket_sync_contradictions_total{stream=\"messages\"}", 0.0),
         // By proof, which ends two minutes before now, whatever was committed since.
         ("heymarket_sync_lag_seconds{stream=\"messages\"}", 119.0),
         ("heymarket_sync_lag_seconds{stream=\"contacts\"}", 119.0),

@@ -3,7 +3,7 @@
 //! The rules hold under every reading of the documentation that `[S]`, `[V]` and `[C]` leave open: the cursor
 //! may be exclusive or inclusive, or cut to milliseconds or seconds; a page may be shorter than asked; an empty
 //! page may be a fault; many rows may share one time. Before a page is judged it is reduced: rows above the cursor, copies
-//! and older versions are left out ([`page`]).
+//! and older versions are left out (`walk/page.rs`).
 
 mod blank;
 mod detour;
