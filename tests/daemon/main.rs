@@ -42,7 +42,7 @@ const EQUAL: Duration = Duration::from_secs(20);
 /// The contract's bound on the end after a signal.
 const STOP: Duration = Duration::from_secs(10);
 /// How long a verb may take that has nothing to wait for.
-const VERB: Duration = Duration::from_secs(20);
+const VERB: Duration = Duration::from_secs(90);
 
 const SECRET_ID: &str = "id-3f9c1d7a";
 const SECRET_KEY: &str = "key-b81f6e0c52d94a37";
