@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::api::limiter::Priority;
 use crate::interval::Interval;
+use crate::store::{BACKFILL, STANDING};
 
 use super::line_task::LineTask;
 use super::scheduler::SyncError;
@@ -46,7 +47,7 @@ impl LineTask {
         self.recheck().await?;
         // What a recheck leaves open is open for the recheck alone.
         self.drain().await?;
-        let backfills = self.backfill_all().await?;
+        let (mut backfills, mut backfills_open) = self.backfill_round().await?;
         loop {
             let healed = self.heal().await?;
             let gaps = self.gaps(goal).await?;
@@ -55,8 +56,12 @@ impl LineTask {
                 return Ok(());
             }
             if !healed {
-                let claim = self.claims_due().filter(|_| !gaps.is_empty());
-                let Some(at) = retries.next(Instant::now(), claim, &open) else {
+                let claim = self.claims_due(|pass| match pass {
+                    STANDING => !gaps.is_empty(),
+                    other => other.starts_with(BACKFILL) && backfills > 0,
+                });
+                let all: Vec<_> = open.iter().chain(&backfills_open).copied().collect();
+                let Some(at) = retries.next(Instant::now(), claim, &all) else {
                     return Err(SyncError::Open(left));
                 };
                 self.rest_until(at).await?;
@@ -69,6 +74,9 @@ impl LineTask {
                 open.extend(self.tick(None).await?);
                 open.extend(self.drain().await?);
             }
+            if backfills > 0 {
+                (backfills, backfills_open) = self.backfill_round().await?;
+            }
         }
     }
 
@@ -79,18 +87,29 @@ impl LineTask {
         }
     }
 
+    /// Carries out the backfills that were asked for; what stays open is retried as by [`LineTask::catch_up`].
     pub(super) async fn backfill_once(&mut self) -> Result<(), SyncError> {
-        match self.backfill_all().await? {
-            0 => Ok(()),
-            left => Err(SyncError::Open(left)),
+        let until = Instant::now() + self.engine.settings.sync.patience;
+        let mut retries = Retries { until, pause: PAUSE_FIRST, claims: 0 };
+        loop {
+            let (left, open) = self.backfill_round().await?;
+            if left == 0 {
+                return Ok(());
+            }
+            let claim = self.claims_due(|pass| pass.starts_with(BACKFILL));
+            let Some(at) = retries.next(Instant::now(), claim, &open) else {
+                return Err(SyncError::Open(left));
+            };
+            self.rest_until(at).await?;
         }
     }
 
-    /// What was asked for, until it is done or stays open; returns how much stays open.
-    async fn backfill_all(&mut self) -> Result<usize, SyncError> {
+    /// Walks once what is open of the backfills; returns how many of them are not done then, and what stays open.
+    async fn backfill_round(&mut self) -> Result<(usize, Vec<(Interval, Obstacle)>), SyncError> {
+        self.passes.retry_backfills();
         self.backfill().await?;
-        let left = self.drain().await?.len();
-        Ok(left.max(self.backfill().await?))
+        let open = self.drain().await?;
+        Ok((self.backfill().await?, open))
     }
 }
 

@@ -175,7 +175,7 @@ impl LineTask {
             if self.is_contradicted() {
                 self.sweep(&mut sweeps).await?;
             }
-            if let Some(due) = self.claims_due() {
+            if let Some(due) = self.claims_due(|pass| pass == STANDING) {
                 sweeps.not_after(due);
             }
         }
@@ -315,9 +315,10 @@ impl LineTask {
         std::mem::replace(&mut self.contradictions, now) != now
     }
 
-    /// When claims of emptiness may be settled.
-    pub(super) fn claims_due(&self) -> Option<Instant> {
+    /// When claims of emptiness may be settled, in the passes of these names.
+    pub(super) fn claims_due(&self, of: impl Fn(&str) -> bool) -> Option<Instant> {
         let apart = self.engine.settings.sync.empty_apart;
-        self.claims.get(STANDING)?.due(apart)
+        let claims = self.claims.iter().filter(|(pass, _)| of(pass));
+        claims.filter_map(|(_, claims)| claims.due(apart)).min()
     }
 }

@@ -44,6 +44,11 @@ impl Passes {
         self.in_work.retain(|other| other != pass);
     }
 
+    /// Backfills that were tried need not rest.
+    pub(super) fn retry_backfills(&mut self) {
+        self.tried.retain(|pass, _| !pass.starts_with(BACKFILL));
+    }
+
     fn forget(&mut self, pass: &str) {
         self.tried.remove(pass);
     }

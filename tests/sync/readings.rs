@@ -35,8 +35,8 @@ async fn the_field_that_carries_the_cursor_is_found_out_again_when_pages_contrad
     let fields = [(CursorFields::CreatedAt, "created_at"), (CursorFields::Date, "date")];
     for (field, name) in fields {
         rig.sandbox.state().set_paging(only(field));
-        // More than a page of new rows, so that a cursor is needed.
-        for _ in 0..400 {
+        // More new rows than a page has that is asked for at once, so that a cursor is needed.
+        for _ in 0..4_000 {
             rig.sandbox.state().apply_event(rig.sandbox.state().now());
         }
         let app = rig.sync().await;

@@ -96,6 +96,8 @@ pub struct Walk {
     halved: bool,
     /// A page obeyed a cursor.
     heeded: bool,
+    /// Rows that were listed above the last one, at least.
+    rows_above: usize,
     /// An answer that counts as empty was not.
     weak: bool,
     /// Rows without a time that were listed to their end.
@@ -153,6 +155,7 @@ impl Walk {
             most: limit,
             halved: false,
             heeded: false,
+            rows_above: 0,
             weak: false,
             passed: HashSet::new(),
             disorders: 0,
@@ -283,6 +286,10 @@ impl Walk {
 
     /// The page connects and brings older rows: it proves all above its last time.
     fn advance(&mut self, page: &Page) -> Finding {
+        // A server that does not heed the cursor lists first what is above: at least what this walk has seen there.
+        let newest = self.rows_above.min(page.elements());
+        self.heeded |= self.asked.cursor.is_some() && (newest == 0 || page.dropped < newest);
+        self.rows_above += page.rows().saturating_sub(1);
         self.largest_page = self.largest_page.max(page.elements());
         self.most_rows = self.most_rows.max(page.rows());
         self.descend(&page.places)
@@ -299,7 +306,6 @@ impl Walk {
         }
         self.disorders = 0;
         self.halved = false;
-        self.heeded |= self.asked.cursor.is_some();
         self.limit = self.limit.saturating_mul(2).min(self.most);
         let lowest = rows[rows.len() - 1].0;
         self.remember(rows);
