@@ -165,6 +165,7 @@ impl Reader {
             Some(rows) => Walk::from_top(gap, rows, self.limit),
             None => Walk::below(gap, self.limit),
         };
+        walk.knows_pages_of(self.readings.of(errand.line.stream).page_rows.unwrap_or_default());
         let mut walked = Walked {
             reached: gap.end(),
             lowest: None,

@@ -58,13 +58,11 @@ impl Walk {
         finding(self.ask_for(None))
     }
 
-    /// Where the newest page has no more than one row either, the last row seen may hide others of its time: that nothing
-    /// else came is weak.
+    /// Where the newest page has no more than one row either, the last row seen may hide others of its time: a run.
     pub(super) fn read_size(&mut self, newest: &Page) -> Finding {
         self.largest_page = self.largest_page.max(newest.elements());
         self.most_rows = self.most_rows.max(newest.rows());
-        self.weak |= self.largest_page <= 1;
-        self.check_end(false)
+        if self.pages_have_more() { self.check_end(false) } else { self.begin_run() }
     }
 
     fn claim_end(&self) -> Finding {

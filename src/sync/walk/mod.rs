@@ -89,6 +89,8 @@ pub struct Walk {
     /// Elements of the largest page, and the most rows of any.
     largest_page: usize,
     most_rows: usize,
+    /// Rows of a page that others have seen.
+    known_page: u32,
     /// Rows to ask for: `most`, or fewer where pages were too large.
     limit: u32,
     most: u32,
@@ -151,6 +153,7 @@ impl Walk {
             exact: false,
             largest_page: 0,
             most_rows: 0,
+            known_page: 0,
             limit,
             most: limit,
             halved: false,
@@ -162,6 +165,11 @@ impl Walk {
             phase: Phase::Down,
             asked: Ask { cursor, limit, page: None },
         }
+    }
+
+    /// Pages of the endpoint were seen to have so many rows before.
+    pub fn knows_pages_of(&mut self, rows: u32) {
+        self.known_page = rows;
     }
 
     /// The request that the walk waits for.
@@ -275,8 +283,8 @@ impl Walk {
             (_, Some((last, _))) if lowest >= last => {
                 self.remember(rows);
                 match page.elements() {
-                    1 if self.asked.limit > 1 && self.largest_page <= 1 => self.ask_size(),
-                    1 if self.asked.limit > 1 => self.check_end(false),
+                    1 if self.asked.limit > 1 && self.pages_have_more() => self.check_end(false),
+                    1 if self.asked.limit > 1 => self.ask_size(),
                     _ => self.begin_run(),
                 }
             }
@@ -387,6 +395,11 @@ impl Walk {
         let lower = cursor - if self.exact { TICK } else { TimeDelta::seconds(1) };
         // The cursor is inclusive: a row at `lower` itself comes back.
         self.leave_open(Obstacle::Run, lower + TICK, cursor, lower, 1)
+    }
+
+    /// Whether a page has more than one row if there are more.
+    fn pages_have_more(&self) -> bool {
+        self.largest_page > 1 || self.known_page > 1
     }
 
     fn ask_for(&mut self, cursor: Option<DateTime<Utc>>) -> Next {

@@ -238,7 +238,10 @@ impl Walk {
             Bottom::Repeats => {
                 let limit = run.limit as usize;
                 let whole = run.size < self.largest_page.min(limit) && run.rows < self.most_rows.min(limit);
-                if whole { self.check_end(true) } else { self.leave_run(last) }
+                // A list of one row, maybe: pages of more were never seen.
+                let alone = run.size <= 1 && limit > 1 && !self.pages_have_more();
+                self.weak |= alone && !whole;
+                if whole || alone { self.check_end(true) } else { self.leave_run(last) }
             }
         }
     }
