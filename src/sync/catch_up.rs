@@ -66,10 +66,16 @@ impl LineTask {
                 };
                 self.rest_until(at).await?;
             }
-            let gaps = self.gaps(self.floor).await?;
-            self.spawn_fill(Priority::History, gaps);
+            // What stays as it is, such as a row that is too large, is not worth another walk.
             let passed_over = above(&open, goal) > 0;
-            open = self.drain().await?;
+            open.retain(|(_, obstacle)| !healed && !obstacle.may_pass());
+            let lasting: Vec<_> = open.iter().map(|(interval, _)| *interval).collect();
+            let gaps = self.gaps(self.floor).await?;
+            self.spawn_fill(
+                Priority::History,
+                gaps.into_iter().flat_map(|gap| gap.minus(&lasting)).collect(),
+            );
+            open.extend(self.drain().await?);
             if passed_over {
                 open.extend(self.tick(None).await?);
                 open.extend(self.drain().await?);

@@ -1,7 +1,7 @@
 //! The end of a line: nothing older came. That is weak evidence, and claimed, not proved.
 
 use super::page::Page;
-use super::{DISORDER_RETRIES, Emptiness, Finding, Next, Obstacle, Phase, Walk, ceil, finding};
+use super::{Ask, DISORDER_RETRIES, Emptiness, Finding, Next, Obstacle, Phase, Walk, ceil, finding};
 use crate::interval::Interval;
 use chrono::TimeDelta;
 
@@ -52,10 +52,11 @@ impl Walk {
         finding(self.ask_for(Some(last)))
     }
 
-    /// Asks for the newest page, to see whether pages have more than one row at all.
+    /// Asks for the two newest rows, to see whether pages have more than one at all.
     pub(super) fn ask_size(&mut self) -> Finding {
         self.phase = Phase::Size;
-        finding(self.ask_for(None))
+        self.asked = Ask { cursor: None, limit: 2, page: None };
+        finding(Next::Ask(self.asked.clone()))
     }
 
     /// Where the newest page has no more than one row either, the last row seen may hide others of its time: a run.

@@ -93,9 +93,10 @@ impl Walk {
     pub(super) fn begin_run(&mut self) -> Finding {
         let cursor = self.met.or_else(|| self.seam_cursor(self.resolution));
         let limit = if self.halved { self.limit } else { RUN_LIMIT.max(self.limit) };
-        self.phase = Phase::Run(Run { cursor, limit, ..Run::default() });
-        self.asked = Ask { cursor, limit, page: None };
-        finding(Next::Ask(self.asked.clone()))
+        let run = Run { cursor, limit, most: limit, ..Run::default() };
+        // As many were just asked for: there is no larger page.
+        let page = (limit <= self.asked.limit).then_some(0);
+        self.ask_run(Run { page, ..run })
     }
 
     pub(super) fn read_run(&mut self, mut run: Run, page: &Page) -> Finding {
