@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::api::model::Stream;
+use crate::interval::Interval;
 
 use super::{PassState, STANDING, Store, StoreError};
 
@@ -21,10 +22,15 @@ impl PassState {
     /// How far this pass reaches.
     pub fn reach(&self) -> Reach {
         let wanted = self.wanted_from;
-        let base = self.covered.iter().position(|held| {
-            held.start().is_none()
-                || wanted.is_some_and(|wanted| held.start() <= Some(wanted) && held.end() > wanted)
-        });
+        // A line that has only begun may want nothing yet below what is held.
+        let wants_later = |newest: &Interval| wanted.is_some_and(|wanted| newest.end() <= wanted);
+        let base = match self.covered.first() {
+            Some(newest) if wants_later(newest) => Some(0),
+            _ => self.covered.iter().position(|held| {
+                held.start().is_none()
+                    || wanted.is_some_and(|wanted| held.start() <= Some(wanted) && held.end() > wanted)
+            }),
+        };
         Reach {
             covered_to: base.and_then(|base| self.covered.get(base)).map(|held| held.end()),
             gaps: base.unwrap_or(self.covered.len().max(1)),
@@ -49,8 +55,6 @@ pub fn covered_to<'a>(lines: impl IntoIterator<Item = &'a Reach>) -> Option<Date
 
 #[cfg(test)]
 mod tests {
-    use crate::interval::Interval;
-
     use super::*;
 
     fn at(second: i64) -> DateTime<Utc> {
@@ -61,13 +65,15 @@ mod tests {
     fn a_line_reaches_as_far_as_it_is_held_without_a_gap() {
         type Case = (&'static [(Option<i64>, i64)], Option<i64>, Option<i64>, usize);
         // Held intervals, newest first; what is wanted from; how far that reaches; how many gaps there are.
-        let cases: [Case; 10] = [
+        let cases: [Case; 12] = [
             (&[], None, None, 1),
             (&[(None, 10)], None, Some(10), 0),
             (&[(None, 10)], Some(5), Some(10), 0),
             (&[(Some(5), 10)], Some(5), Some(10), 0),
             (&[(Some(4), 10)], Some(5), Some(10), 0),
             (&[(Some(6), 10)], Some(5), None, 1),
+            (&[(Some(6), 10)], Some(10), Some(10), 0),
+            (&[(Some(6), 10)], Some(11), Some(10), 0),
             (&[(Some(6), 10)], None, None, 1),
             (&[(Some(8), 10), (None, 6)], None, Some(6), 1),
             (&[(Some(9), 10), (Some(7), 8), (Some(1), 6)], Some(5), Some(6), 2),
