@@ -2,6 +2,8 @@
 #   make demo ARGS=--once        make test ARGS="--test embedded"
 
 ARGS ?=
+# Tests of the program wait more than they compute.
+export RUST_TEST_THREADS ?= 4
 
 .PHONY: help demo test lint sqlx bench
 

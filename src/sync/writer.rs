@@ -233,11 +233,12 @@ impl Task {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         let mut delay = RETRY_FIRST;
-        let mut failing = false;
+        // The state last told of, none without a server's word; another one is told anew.
+        let mut failing: Option<Option<String>> = None;
         loop {
             match self.store.commit(&self.lease, &batch).await {
                 Ok(committed) => {
-                    if failing {
+                    if failing.is_some() {
                         info!(stream = %self.stream, "the database takes writes again");
                     }
                     let written = [
@@ -268,11 +269,12 @@ impl Task {
                     return Ok(committed);
                 }
                 Err(error) if error.is_transient() && !self.cancel.is_cancelled() => {
-                    if !failing {
+                    let state = Some(error.sqlstate().map(str::to_owned));
+                    if failing != state {
                         let error = crate::telemetry::chain(&error);
                         warn!(stream = %self.stream, error, "the database refused a write; trying again");
                     }
-                    failing = true;
+                    failing = state;
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
                         () = self.cancel.cancelled() => return Err(error),

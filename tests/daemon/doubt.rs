@@ -30,6 +30,7 @@ async fn a_daemon_does_not_believe_lists_that_are_empty_for_a_while() {
     rig.source().set_all_empty(true);
     rig.source().on_request(40, |state| state.set_all_empty(false));
     let daemon = rig.start(&["run"]);
+    reached("the fault's end", WITHIN, async || rig.source().counters().all_requests() >= 40).await.unwrap();
     let equal = async || differences(rig.source(), &rig.pool).await.is_empty();
     reached("an equal mirror", WITHIN, equal).await.unwrap();
     rig.catches_up(daemon).await;

@@ -10,6 +10,7 @@ mod detour;
 mod end;
 mod obstacle;
 mod page;
+mod room;
 mod run;
 mod seam;
 
@@ -89,6 +90,8 @@ pub struct Walk {
     /// Elements of the largest page, and the most rows of any.
     largest_page: usize,
     most_rows: usize,
+    /// Elements that a page has room for, whatever is asked for.
+    room: Option<usize>,
     /// Rows of a page that others have seen.
     known_page: u32,
     /// Rows to ask for: `most`, or fewer where pages were too large.
@@ -153,6 +156,7 @@ impl Walk {
             exact: false,
             largest_page: 0,
             most_rows: 0,
+            room: None,
             known_page: 0,
             limit,
             most: limit,
@@ -228,6 +232,7 @@ impl Walk {
     /// Takes the answer to [`Walk::ask`]: the elements of the page in its order.
     pub fn read(&mut self, listed: &[Listed]) -> Finding {
         let mut page = Page::reduce(listed, self.asked.cursor);
+        self.room = self.room.max(room::told_by(&page, self.asked.limit as usize));
         let came = page.blanks.len();
         page.blanks.retain(|id| !self.passed.contains(id));
         let passed = came > page.blanks.len();

@@ -1,15 +1,16 @@
 //! A run of rows with one time that is longer than a page: asked for with a larger `limit`, then listed by page
 //! number. It is proved when two readings in a row gave the same rows; else it is left open and passed over.
 //!
-//! Where pages repeat rows, one that is repeated may push another out of the page. Then each reading has pages of another
-//! size, and what all of them brought counts once the last brought nothing new and it is most unlikely that a row was
-//! pushed out of every one.
+//! Where pages repeat rows, one that is repeated may push another out of the page (`walk/room.rs`). Then each reading has
+//! pages of another size, and what all of them brought counts once the last brought nothing new and it is most unlikely
+//! that a row was pushed out of every one.
 
 use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::page::Page;
+use super::room::{self, Listing};
 use super::{Ask, DISORDER_RETRIES, Finding, Next, Obstacle, Phase, Place, Walk, finding, floor};
 use crate::interval::TICK;
 
@@ -37,11 +38,16 @@ pub(super) struct Run {
     /// Elements of the largest page, and the most rows of any.
     size: usize,
     rows: usize,
+    /// What was asked for in the first reading, and the elements of its largest page.
+    first: Option<(u32, usize)>,
     reading: BTreeSet<Place>,
+    pages: Vec<Listing>,
     previous: Option<Reading>,
     /// What all readings brought.
     all: BTreeSet<Place>,
     readings: u32,
+    /// Where the pages of each reading ended. Readings whose pages end alike lose the same rows.
+    layouts: HashSet<Vec<Option<Place>>>,
     /// Elements of all pages, and how many rows they may have pushed out.
     elements: usize,
     lost: usize,
@@ -53,6 +59,8 @@ pub(super) struct Run {
 struct Reading {
     rows: BTreeSet<Place>,
     bottom: Bottom,
+    /// How many rows its pages may have pushed out.
+    lost: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +90,17 @@ impl Run {
         size.saturating_sub(step * (size / 7).max(1) + round * (size / 14).max(1)).max(1)
     }
 
+    /// What was asked for on each of these pages, unless other readings show that the server does not heed that.
+    fn heeded_limit(&mut self, pages: &[Listing]) -> Option<usize> {
+        let largest = pages.iter().map(|page| page.elements).max().unwrap_or(0);
+        let (limit, size) = *self.first.get_or_insert((self.limit, largest));
+        (limit == self.limit || size != largest).then_some(self.limit as usize)
+    }
+
     /// Whether no row is likely to have been pushed out of every reading: each loses a row as often as any other.
     fn is_whole(&self) -> bool {
         let share = self.lost as f64 / self.elements.max(1) as f64;
-        self.all.len() as f64 * share.powi(self.readings.try_into().unwrap_or(i32::MAX)) <= EXPECTED_LOST
+        self.all.len() as f64 * share.powi(self.layouts.len().try_into().unwrap_or(i32::MAX)) <= EXPECTED_LOST
     }
 }
 
@@ -113,8 +128,7 @@ impl Walk {
         }
         self.disorders = 0;
         run.size = run.size.max(page.elements());
-        run.elements += page.elements();
-        run.lost += self.pushed_out(&mut run, page);
+        run.rows = run.rows.max(page.rows());
         let lowest = page.lowest();
         let Some(number) = run.page else {
             // More at once: a larger page may reach past the run.
@@ -132,6 +146,7 @@ impl Walk {
         let blanks = page.blanks.iter().map(|id| (last, *id));
         let new = page.places.iter().copied().chain(blanks).filter(|row| run.reading.insert(*row)).count();
         run.blanks.extend(&page.blanks);
+        run.pages.push(Listing::of(page));
         let bottom = match lowest {
             Some(lowest) if lowest < last => Some(Bottom::At(lowest)),
             None if page.blanks.is_empty() => {
@@ -149,20 +164,13 @@ impl Walk {
             run.page = Some(number + 1);
             return self.ask_run(run);
         };
-        let reading = Reading { rows: std::mem::take(&mut run.reading), bottom };
+        let pages = std::mem::take(&mut run.pages);
+        let lost = room::pushed_out(&pages, run.heeded_limit(&pages), self.room, self.largest_page);
+        run.elements += pages.iter().map(|page| page.elements).sum::<usize>();
+        run.lost += lost;
+        run.layouts.insert(pages.iter().map(|page| page.last).collect());
+        let reading = Reading { rows: std::mem::take(&mut run.reading), bottom, lost };
         self.end_reading(last, run, reading)
-    }
-
-    /// How many rows may have been pushed out of the page: none where larger pages were seen. A page has room for as many as were asked for where it has
-    /// just so many elements, else for as many rows as any other had.
-    fn pushed_out(&self, run: &mut Run, page: &Page) -> usize {
-        let (rows, asked) = (page.rows(), self.asked.limit as usize);
-        run.rows = run.rows.max(rows);
-        if page.elements() < asked.min(self.largest_page) {
-            return 0;
-        }
-        let room = if page.elements() == asked { asked } else { run.rows };
-        if page.elements() < room { 0 } else { page.dropped.min(room - rows) }
     }
 
     fn end_reading(&mut self, last: DateTime<Utc>, mut run: Run, reading: Reading) -> Finding {
@@ -190,6 +198,7 @@ impl Walk {
         run.most = run.limit;
         run.page = Some(0);
         run.reading.clear();
+        run.pages.clear();
         run.previous = None;
         self.ask_run(run)
     }
@@ -210,7 +219,7 @@ impl Walk {
         let above = |rows: &BTreeSet<Place>| -> BTreeSet<Place> {
             rows.iter().filter(|row| bottom.is_none_or(|bottom| row.0 > bottom)).copied().collect()
         };
-        let rows = match run.lost {
+        let rows = match one.lost + two.lost {
             0 if above(&one.rows) == above(&two.rows) => &two.rows,
             0 => return None,
             _ if run.is_whole() => &run.all,
