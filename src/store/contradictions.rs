@@ -95,6 +95,20 @@ impl Store {
                     self.withdraw(lease, key, believed, "a row turned up where the line was believed to end")
                         .await?,
                 );
+                // Else they would withdraw it again once it is believed again.
+                sqlx::query!(
+                    "UPDATE heymarket_sync.contradictions SET withdrawn_at = now()
+                     WHERE stream = $1 AND line = $2 AND resolved_at IS NULL AND withdrawn_at IS NULL
+                       AND found_at <= $3 AND tstzrange($4, $5) @> place",
+                    key.stream.name(),
+                    key.line,
+                    found[0].at,
+                    believed.start(),
+                    believed.end(),
+                )
+                .execute(&self.pool)
+                .await
+                .map_err(failed())?;
             }
         }
         let Some(line) = sqlx::query!(

@@ -152,7 +152,7 @@ impl Claim {
 
 impl Reader {
     /// Walks `claim` from its upper end, or from the newest row of the line with so many rows (`from_top`), for at
-    /// most `pages` pages.
+    /// most `pages` pages: full ones that do not reach below the upper end are not counted.
     pub async fn walk(
         &self,
         errand: &Errand,
@@ -165,7 +165,8 @@ impl Reader {
             Some(rows) => Walk::from_top(gap, rows, self.limit),
             None => Walk::below(gap, self.limit),
         };
-        walk.knows_pages_of(self.readings.of(errand.line.stream).page_rows.unwrap_or_default());
+        let full = self.readings.of(errand.line.stream).page_rows.unwrap_or_default();
+        walk.knows_pages_of(full);
         let mut walked = Walked {
             reached: gap.end(),
             lowest: None,
@@ -176,7 +177,8 @@ impl Reader {
             obstacles: Vec::new(),
             empty: None,
         };
-        let mut asked = 0;
+        let mut first = true;
+        let mut within = 0;
         let mut unreadable = 0;
         let mut retry = RETRY_FIRST;
         let mut handed = Handed::default();
@@ -251,10 +253,10 @@ impl Reader {
                 unreadable = 0;
                 retry = RETRY_FIRST;
             }
-            if asked == 0 {
+            if first {
                 walked.ceiling = self.ceiling(response.server_time).min(gap.end());
             }
-            asked += 1;
+            first = false;
             let finding = {
                 let mut state = claim.locked();
                 if let Some(start) = state.gap.start() {
@@ -281,6 +283,8 @@ impl Reader {
             crash::pass(CrashPoint::PageRead);
             handed.reduce(&mut rows);
             let sighted = self.sighted(&errand.line, &rows);
+            let is_above = walk.lowest().is_some_and(|lowest| lowest >= gap.end() - TICK);
+            within += u32::from(!is_above || rows.elements < full as usize);
             let (stream, run, room) = (errand.line.stream, errand.run, response.room);
             self.writer.page(Page { stream, run, rows, sighted, proofs, unwritten, room }).await?;
             match finding.next {
@@ -293,7 +297,7 @@ impl Reader {
                     return Ok(walked);
                 }
                 Next::GiveUp(obstacle) => return Ok(self.leave(errand, claim, walk, walked, obstacle)),
-                Next::Ask(_) if pages.is_some_and(|pages| asked >= pages) => return Ok(walked),
+                Next::Ask(_) if pages.is_some_and(|pages| within >= pages) => return Ok(walked),
                 Next::Ask(_) => {}
             }
         }

@@ -112,6 +112,39 @@ fn what_lies_below_the_believed_end_is_found() {
     assert_done(&rig);
 }
 
+/// The page at the edge is full of rows above it, of the same second.
+#[test]
+fn what_lies_below_the_believed_end_within_a_busy_second_is_found() {
+    let mut history = plain();
+    history.messages[0].spread = TimeDelta::milliseconds(50);
+    let rig = rig_with(Paging::default(), &history).set("API__PAGE_SIZE", "7");
+    let oldest: Vec<i64> = (FIRST_MESSAGE..FIRST_MESSAGE + 150).collect();
+    rig.state().hide(Endpoint::Messages, oldest.clone());
+    let end = rig.sync(None);
+    assert!(matches!(end, End::Done), "{}", end.told());
+    assert_eq!(missing(&rig, "messages"), oldest);
+    rig.state().hide(Endpoint::Messages, []);
+    assert_done(&rig);
+}
+
+/// The row that turns up has the time of the oldest one, at the edge of what is believed to be empty.
+#[test]
+fn a_row_that_turns_up_at_the_believed_end_withdraws_it_once() {
+    let rig = rig();
+    rig.state().hide(Endpoint::Contacts, [FIRST_CONTACT]);
+    let edge = rig.state().contact(FIRST_CONTACT + 1).unwrap().updated;
+    rig.state().change_contact(FIRST_CONTACT, |row| row.updated = edge);
+    let end = rig.sync(None);
+    assert!(matches!(end, End::Done), "{}", end.told());
+    rig.state().hide(Endpoint::Contacts, []);
+    let before = rig.state().counters().all_requests();
+    assert_done(&rig);
+    let requests = rig.state().counters().all_requests() - before;
+    assert!(requests < 100, "{requests} requests");
+    assert_eq!(contradictions(&rig), 1);
+    assert_done(&rig);
+}
+
 #[test]
 fn rows_that_turn_up_in_covered_time_are_counted_and_their_neighbours_read_again() {
     let rig = rig().set("STREAMS__CONTACTS__RECHECK", r#"[{window = "70m", every = "1s"}]"#);

@@ -9,3 +9,4 @@ mod random;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
+mod trouble;

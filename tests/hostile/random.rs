@@ -1,4 +1,4 @@
-//! Random histories, readings, changes, slips, faults and crashes.
+//! Random histories, readings, changes, slips, faults, trouble that lasts, and crashes.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use crate::history::{Change, History, any_change, any_history};
 use crate::judge::{Ledger, assert_covered_is_held, assert_equal, assert_lost_is_open};
 use crate::rig::{BEYOND_MARGIN, End, Rig};
+use crate::trouble::{self, Spell, any_spell};
 
 /// Cases where `PROPTEST_CASES` does not say otherwise.
 const CASES: u32 = 16;
@@ -27,6 +28,7 @@ struct Case {
     changes: Vec<(u64, Change)>,
     faults: Vec<(u64, Fault)>,
     slips: Slips,
+    spells: Vec<Spell>,
     /// At which request the engine dies, and whether the time until it starts again exceeds the settle margin.
     crashes: Vec<(u64, bool)>,
 }
@@ -34,12 +36,12 @@ struct Case {
 impl std::fmt::Debug for Case {
     /// On one line: a case has hundreds of numbers.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { history, paging, page_size, walkers, changes, faults, slips, crashes } = self;
+        let Self { history, paging, page_size, walkers, changes, faults, slips, spells, crashes } = self;
         write!(
             f,
             "page size {page_size}, {walkers} walkers, {paging:?}, {history:?}, changes {changes:?}, "
         )?;
-        write!(f, "faults {faults:?}, {slips:?}, crashes {crashes:?}")
+        write!(f, "faults {faults:?}, {slips:?}, {spells:?}, crashes {crashes:?}")
     }
 }
 
@@ -126,17 +128,11 @@ fn any_case() -> impl Strategy<Value = Case> {
         vec((requests(), any_change()), 0..12),
         prop_oneof![3 => Just(Vec::new()), 1 => vec((requests(), any_fault()), 1..3)],
         any_slips(),
+        prop_oneof![1 => Just(Vec::new()), 1 => vec(any_spell(), 1..4)],
         prop_oneof![1 => Just(Vec::new()), 2 => vec((requests(), any::<bool>()), 1..4)],
     )
-        .prop_map(|(history, paging, (page_size, walkers), changes, faults, slips, crashes)| Case {
-            history,
-            paging,
-            page_size,
-            walkers,
-            changes,
-            faults,
-            slips,
-            crashes,
+        .prop_map(|(history, paging, (page_size, walkers), changes, faults, slips, spells, crashes)| {
+            Case { history, paging, page_size, walkers, changes, faults, slips, spells, crashes }
         })
 }
 
@@ -156,18 +152,31 @@ fn run(case: Case) {
     for (nth, fault) in case.faults {
         state.on_request(nth, move |state| state.push_fault(fault));
     }
+    for spell in &case.spells {
+        spell.plan(state);
+    }
+    let believes = case.spells.iter().any(Spell::may_be_believed);
+    let rig = if case.spells.is_empty() { rig } else { rig.set("API__MAX_BODY", trouble::MAX_BODY) };
+    let state = rig.state();
     for (nth, long_away) in case.crashes {
         rig.sync(Some(nth));
-        assert_covered_is_held(&rig, view);
+        if !believes {
+            assert_covered_is_held(&rig, view);
+        }
         if long_away {
             rig.pass(BEYOND_MARGIN);
         }
     }
     rig.sync(None);
-    assert_covered_is_held(&rig, view);
+    if !believes {
+        assert_covered_is_held(&rig, view);
+    }
 
     state.clear_script();
     state.clear_faults();
+    for spell in &case.spells {
+        spell.end(state);
+    }
     state.set_slips(Slips::default());
     rig.pass(late);
     catch_up(&rig, view, heeds_page);

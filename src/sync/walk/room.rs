@@ -34,7 +34,7 @@ pub(super) fn pushed_out(pages: &[Listing], asked: Option<usize>, room: Option<u
     // What is repeated has taken the place of some rows, or stands beside as many as there is room for.
     let fits = |room: &usize| largest == *room || largest > *room && most_rows == *room;
     let last = pages.iter().rposition(|page| page.elements > 0).unwrap_or(0);
-    let room = match asked.filter(fits).or(room.filter(fits)) {
+    let room = match asked.filter(fits).max(room.filter(fits)) {
         Some(room) => room,
         // A server that cuts its pages cuts all of them to one size.
         None if pages[..last].iter().all(|page| page.elements == largest) => largest,
@@ -56,7 +56,7 @@ mod tests {
         const NOT_HEEDED: usize = 0;
         type Case<'a> = (&'a str, &'a [(usize, usize)], usize, Option<usize>, usize, usize);
         // Rows and elements of each page, asked, room told of, elements seen on a page, pushed out.
-        let cases: [Case<'_>; 16] = [
+        let cases: [Case<'_>; 17] = [
             ("nothing", &[], 10, None, 0, 0),
             ("nothing left out", &[(10, 10), (10, 10), (3, 3)], 10, None, 0, 0),
             ("cut to what was asked", &[(8, 10), (9, 10), (3, 5)], 10, None, 0, 3),
@@ -72,6 +72,7 @@ mod tests {
             ("of more than what was taken for room", &[(8, 9), (8, 9), (3, 5)], 100, Some(3), 0, 2),
             ("not as many as are asked for", &[(2, 3), (2, 3), (1, 2)], NOT_HEEDED, None, 0, 2),
             ("smaller than others", &[(8, 9), (8, 9), (3, 5)], 100, None, 10, 0),
+            ("as many as asked, of more that are known", &[(2, 3), (1, 2)], 2, Some(3), 0, 1),
             ("full, then empty", &[(8, 10), (8, 10), (0, 0)], 100, None, 0, 4),
         ];
         for (name, pages, asked, room, seen, expected) in cases {
