@@ -127,7 +127,7 @@ enum Phase {
     Below(u8),
     /// It was empty there; asking again.
     BelowEmpty,
-    Run(Run),
+    Run(Box<Run>),
     Blank(Blank),
     /// Looking for what lies below a row that cannot be read.
     Detour(Detour),

@@ -111,10 +111,10 @@ impl Walk {
         let run = Run { cursor, limit, most: limit, ..Run::default() };
         // As many were just asked for: there is no larger page.
         let page = (limit <= self.asked.limit).then_some(0);
-        self.ask_run(Run { page, ..run })
+        self.ask_run(Box::new(Run { page, ..run }))
     }
 
-    pub(super) fn read_run(&mut self, mut run: Run, page: &Page) -> Finding {
+    pub(super) fn read_run(&mut self, mut run: Box<Run>, page: &Page) -> Finding {
         let Some((last, _)) = self.seam.back().copied() else {
             return finding(Next::GiveUp(Obstacle::Run));
         };
@@ -173,7 +173,7 @@ impl Walk {
         self.end_reading(last, run, reading)
     }
 
-    fn end_reading(&mut self, last: DateTime<Utc>, mut run: Run, reading: Reading) -> Finding {
+    fn end_reading(&mut self, last: DateTime<Utc>, mut run: Box<Run>, reading: Reading) -> Finding {
         run.readings += 1;
         let known = run.all.len();
         run.all.extend(&reading.rows);
@@ -193,7 +193,7 @@ impl Walk {
     }
 
     /// Begins the listing again with half as many rows a page: page numbers count pages of one size.
-    pub(super) fn halve_run(&mut self, mut run: Run) -> Finding {
+    pub(super) fn halve_run(&mut self, mut run: Box<Run>) -> Finding {
         run.limit = (self.asked.limit / 2).max(1);
         run.most = run.limit;
         run.page = Some(0);
@@ -203,7 +203,7 @@ impl Walk {
         self.ask_run(run)
     }
 
-    fn ask_run(&mut self, run: Run) -> Finding {
+    fn ask_run(&mut self, run: Box<Run>) -> Finding {
         self.asked = Ask { cursor: run.cursor, limit: run.limit, page: run.page.filter(|page| *page > 0) };
         self.phase = Phase::Run(run);
         finding(Next::Ask(self.asked.clone()))
@@ -239,7 +239,7 @@ impl Walk {
         self.passed.extend(&run.blanks);
         match reading.bottom {
             Bottom::At(_) => {
-                self.phase = Phase::Run(Run::default());
+                self.phase = Phase::Run(Box::default());
                 self.descend(&rows)
             }
             Bottom::Empty => self.check_end(true),
