@@ -90,7 +90,8 @@ impl LineTask {
         Ok(confirmed)
     }
 
-    /// Asks again where the line was believed to end: a row that turns up there withdraws all below the edge.
+    /// Asks again where the line was believed to end: a row that turns up there withdraws all below the edge, and what
+    /// cannot be listed there is open.
     pub(super) async fn ask_edge(&mut self) -> Result<(), SyncError> {
         let key = self.errand.line.key(STANDING);
         let Some(state) = self.engine.store.pass(&key).await? else { return Ok(()) };
@@ -102,6 +103,12 @@ impl LineTask {
                 self.engine.reader.writer.flush().await?;
                 let reason = "a row turned up where the line was believed to end";
                 self.engine.store.withdraw(&self.engine.lease, &key, believed, reason).await?;
+            }
+            // What no walk can list is not known to be empty.
+            let lasting = walked.obstacles.iter().filter(|(_, obstacle)| !obstacle.may_pass());
+            for hole in lasting.filter_map(|(hole, _)| hole.intersection(&believed)) {
+                let reason = "what was believed to be empty cannot be listed";
+                self.engine.store.withdraw(&self.engine.lease, &key, hole, reason).await?;
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ use support::process::{Ended, Process, reached};
 use support::team::team;
 
 /// How long the mirror may take to become equal.
-const EQUAL: Duration = Duration::from_secs(20);
+const EQUAL: Duration = Duration::from_secs(60);
 /// The contract's bound on the end after a signal.
 const STOP: Duration = Duration::from_secs(10);
 /// How long a verb may take that has nothing to wait for.
