@@ -211,7 +211,7 @@ async fn a_row_that_stays_too_large_costs_few_requests_each_time() {
     }
     // A sync walks such a gap twice: the second time because the first cast doubt on how the API is read.
     assert!(tries[0] <= 140, "the first try: {tries:?}, a quiet one {quiet}");
-    assert!(tries[1..].iter().all(|asked| *asked <= 60), "later tries: {tries:?}, a quiet one {quiet}");
+    assert!(tries[1..].iter().all(|asked| *asked <= 50), "later tries: {tries:?}, a quiet one {quiet}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

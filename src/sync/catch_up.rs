@@ -12,6 +12,7 @@ use crate::store::{BACKFILL, STANDING};
 use super::line_task::LineTask;
 use super::scheduler::SyncError;
 use super::walk::Obstacle;
+use super::walker::Until;
 
 /// How soon what is open is retried; the pause doubles to the other.
 const PAUSE_FIRST: Duration = Duration::from_secs(2);
@@ -39,9 +40,9 @@ impl LineTask {
         // What is below the first tick need not wait for it.
         let gaps = self.gaps(goal).await?;
         self.spawn_fill(Priority::History, gaps);
-        let mut open = self.tick(None).await?;
+        let mut open = self.tick(Until::End).await?;
         open.extend(self.drain().await?);
-        open.extend(self.tick(None).await?);
+        open.extend(self.tick(Until::End).await?);
         open.extend(self.drain().await?);
         self.engine.reader.writer.flush().await?;
         self.recheck().await?;
@@ -77,7 +78,7 @@ impl LineTask {
             );
             open.extend(self.drain().await?);
             if passed_over {
-                open.extend(self.tick(None).await?);
+                open.extend(self.tick(Until::End).await?);
                 open.extend(self.drain().await?);
             }
             if backfills > 0 {

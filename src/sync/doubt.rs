@@ -13,7 +13,7 @@ use super::emptiness::confirms;
 use super::line_task::LineTask;
 use super::scheduler::SyncError;
 use super::walk::Emptiness;
-use super::walker::{Claim, Errand};
+use super::walker::{Claim, Errand, Until};
 
 impl LineTask {
     /// A walk has listed rows or not, and seen some down to this time.
@@ -97,7 +97,7 @@ impl LineTask {
         let Some(state) = self.engine.store.pass(&key).await? else { return Ok(()) };
         let errand = Errand { priority: Priority::Recheck, ..self.errand.clone() };
         for believed in state.believed {
-            let walked = self.engine.reader.walk(&errand, &Claim::new(believed), None, Some(1)).await?;
+            let walked = self.engine.reader.walk(&errand, &Claim::new(believed), None, Until::Below).await?;
             self.saw(walked.listed, walked.lowest);
             if walked.lowest.is_some_and(|lowest| lowest < believed.end() - TICK) {
                 self.engine.reader.writer.flush().await?;

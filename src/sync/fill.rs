@@ -11,7 +11,7 @@ use crate::interval::{Interval, TICK};
 
 use super::planner;
 use super::walk::{Emptiness, Obstacle};
-use super::walker::{Claim, Errand, Reader, WalkError, Walked};
+use super::walker::{Claim, Errand, Reader, Until, WalkError, Walked};
 
 /// How often it is looked at whether another walker can take part, and for holes to try again.
 const LOOK: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ pub async fn fill(
             reader.writer = reader.writer.for_walk(walks);
             walks += 1;
             walkers.spawn(async move {
-                let walked = reader.walk(&errand, &claim, None, None).await;
+                let walked = reader.walk(&errand, &claim, None, Until::End).await;
                 (claim, walked)
             });
         }

@@ -20,7 +20,7 @@ use super::planner;
 use super::scheduler::{Engine, SyncError};
 use super::sweeps::Sweeps;
 use super::walk::Obstacle;
-use super::walker::{Claim, Errand, Walked};
+use super::walker::{Claim, Errand, Until, Walked};
 
 /// Pages that a tick reads itself; what is below is filled beside the next ticks.
 const TICK_PAGES: u32 = 5;
@@ -158,7 +158,7 @@ impl LineTask {
                     self.backfill().await?;
                 }
                 _ = ticks.tick() => {
-                    let obstacles = self.tick(Some(TICK_PAGES)).await?;
+                    let obstacles = self.tick(Until::Pages(TICK_PAGES)).await?;
                     if !obstacles.is_empty() {
                         sweeps.found(&obstacles.into_iter().map(|obstacle| obstacle.0).collect::<Vec<_>>());
                     }
@@ -195,11 +195,11 @@ impl LineTask {
 
     /// Reads the newest rows of the line down to what earlier ticks read; returns where rows may have been passed over.
     /// Above the settle margin no gap shows that.
-    pub(super) async fn tick(&mut self, pages: Option<u32>) -> Result<Vec<(Interval, Obstacle)>, SyncError> {
+    pub(super) async fn tick(&mut self, until: Until) -> Result<Vec<(Interval, Obstacle)>, SyncError> {
         let reader = &self.engine.reader;
         let end = (reader.server_now() - reader.settle_margin).max(self.floor + TICK);
         let Some(gap) = Interval::new(Some(self.floor), end) else { return Ok(Vec::new()) };
-        let walked = reader.walk(&self.errand, &Claim::new(gap), Some(self.tick_rows), pages).await?;
+        let walked = reader.walk(&self.errand, &Claim::new(gap), Some(self.tick_rows), until).await?;
         self.tick_rows = planner::tick_rows(walked.fresh);
         if !walked.complete {
             self.leave_rest(&walked, gap);

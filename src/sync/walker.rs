@@ -72,6 +72,16 @@ pub enum WalkError {
     Writer(#[from] WriterGone),
 }
 
+/// How far a walk goes, where its claim does not end before.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    End,
+    /// So many pages were read.
+    Pages(u32),
+    /// A page has shown whether there is anything right below the upper end of the claim.
+    Below,
+}
+
 /// How a walk ended.
 #[derive(Debug)]
 pub struct Walked {
@@ -151,22 +161,23 @@ impl Claim {
 }
 
 impl Reader {
-    /// Walks `claim` from its upper end, or from the newest row of the line with so many rows (`from_top`), for at
-    /// most `pages` pages: full ones that do not reach below the upper end are not counted.
+    /// Walks `claim` from its upper end, or from the newest row of the line with so many rows (`from_top`).
     pub async fn walk(
         &self,
         errand: &Errand,
         claim: &Claim,
         from_top: Option<u32>,
-        pages: Option<u32>,
+        until: Until,
     ) -> Result<Walked, WalkError> {
         let gap = claim.gap();
         let mut walk = match from_top {
             Some(rows) => Walk::from_top(gap, rows, self.limit),
             None => Walk::below(gap, self.limit),
         };
-        let full = self.readings.of(errand.line.stream).page_rows.unwrap_or_default();
-        walk.knows_pages_of(full);
+        let known = self.readings.of(errand.line.stream).page_rows;
+        walk.knows_pages_of(known.unwrap_or_default());
+        // A page of one row has reached its end, unless pages are known to have no more.
+        let full = known.unwrap_or(2) as usize;
         let mut walked = Walked {
             reached: gap.end(),
             lowest: None,
@@ -177,8 +188,7 @@ impl Reader {
             obstacles: Vec::new(),
             empty: None,
         };
-        let mut first = true;
-        let mut within = 0;
+        let mut asked = 0;
         let mut unreadable = 0;
         let mut retry = RETRY_FIRST;
         let mut handed = Handed::default();
@@ -253,10 +263,10 @@ impl Reader {
                 unreadable = 0;
                 retry = RETRY_FIRST;
             }
-            if first {
+            if asked == 0 {
                 walked.ceiling = self.ceiling(response.server_time).min(gap.end());
             }
-            first = false;
+            asked += 1;
             let finding = {
                 let mut state = claim.locked();
                 if let Some(start) = state.gap.start() {
@@ -283,8 +293,13 @@ impl Reader {
             crash::pass(CrashPoint::PageRead);
             handed.reduce(&mut rows);
             let sighted = self.sighted(&errand.line, &rows);
-            let is_above = walk.lowest().is_some_and(|lowest| lowest >= gap.end() - TICK);
-            within += u32::from(!is_above || rows.elements < full as usize);
+            let is_far_enough = match until {
+                Until::End => false,
+                Until::Pages(pages) => asked >= pages,
+                Until::Below => {
+                    rows.elements < full || walk.lowest().is_none_or(|lowest| lowest < gap.end() - TICK)
+                }
+            };
             let (stream, run, room) = (errand.line.stream, errand.run, response.room);
             self.writer.page(Page { stream, run, rows, sighted, proofs, unwritten, room }).await?;
             match finding.next {
@@ -297,7 +312,7 @@ impl Reader {
                     return Ok(walked);
                 }
                 Next::GiveUp(obstacle) => return Ok(self.leave(errand, claim, walk, walked, obstacle)),
-                Next::Ask(_) if pages.is_some_and(|pages| within >= pages) => return Ok(walked),
+                Next::Ask(_) if is_far_enough => return Ok(walked),
                 Next::Ask(_) => {}
             }
         }

@@ -39,7 +39,7 @@ use support::process::{Ended, Process, reached};
 use support::team::team;
 
 /// How long the mirror may take to become equal.
-const EQUAL: Duration = Duration::from_secs(60);
+const EQUAL: Duration = Duration::from_secs(20);
 /// The contract's bound on the end after a signal.
 const STOP: Duration = Duration::from_secs(10);
 /// How long a verb may take that has nothing to wait for.
@@ -164,6 +164,10 @@ impl Rig {
 
     /// Waits until all of history is proved to be held.
     async fn complete(&self, daemon: &Process) {
+        self.complete_within(daemon, EQUAL).await;
+    }
+
+    async fn complete_within(&self, daemon: &Process, within: Duration) {
         let complete = async || {
             let status: Value = serde_json::from_str(&daemon.get("/status").await.body).unwrap();
             let streams = status["streams"].as_array().unwrap();
@@ -172,7 +176,7 @@ impl Rig {
                 !lines.is_empty() && lines.iter().all(|line| line["complete"] == true)
             })
         };
-        if let Err(error) = reached("complete history", EQUAL, complete).await {
+        if let Err(error) = reached("complete history", within, complete).await {
             panic!("{error}: {}\n{}", daemon.get("/status").await.body, daemon.log());
         }
     }

@@ -100,16 +100,20 @@ fn what_was_believed_is_withdrawn_when_rows_turn_up() {
     assert_done(&rig);
 }
 
-#[test]
-fn what_lies_below_the_believed_end_is_found() {
-    let rig = rig();
+/// The oldest messages turn up after the line was believed to end above them.
+fn assert_what_turns_up_below_is_found(rig: &Rig) {
     let oldest: Vec<i64> = (FIRST_MESSAGE..FIRST_MESSAGE + 150).collect();
     rig.state().hide(Endpoint::Messages, oldest.clone());
     let end = rig.sync(None);
     assert!(matches!(end, End::Done), "{}", end.told());
-    assert_eq!(missing(&rig, "messages"), oldest);
+    assert_eq!(missing(rig, "messages"), oldest);
     rig.state().hide(Endpoint::Messages, []);
-    assert_done(&rig);
+    assert_done(rig);
+}
+
+#[test]
+fn what_lies_below_the_believed_end_is_found() {
+    assert_what_turns_up_below_is_found(&rig());
 }
 
 /// The page at the edge is full of rows above it, of the same second.
@@ -118,13 +122,7 @@ fn what_lies_below_the_believed_end_within_a_busy_second_is_found() {
     let mut history = plain();
     history.messages[0].spread = TimeDelta::milliseconds(50);
     let rig = rig_with(Paging::default(), &history).set("API__PAGE_SIZE", "7");
-    let oldest: Vec<i64> = (FIRST_MESSAGE..FIRST_MESSAGE + 150).collect();
-    rig.state().hide(Endpoint::Messages, oldest.clone());
-    let end = rig.sync(None);
-    assert!(matches!(end, End::Done), "{}", end.told());
-    assert_eq!(missing(&rig, "messages"), oldest);
-    rig.state().hide(Endpoint::Messages, []);
-    assert_done(&rig);
+    assert_what_turns_up_below_is_found(&rig);
 }
 
 /// The row that turns up has the time of the oldest one, at the edge of what is believed to be empty.
